@@ -1,1 +1,1 @@
-"""How a recovery point's disks come to a site: served from an export, or written whole. See port.py."""
+"""Bring a recovery point's disks to a site: served from an export, or written completely. See port.py."""

@@ -1,9 +1,10 @@
-"""Who may read the disks of one consignment from elsewhere: whoever has the one client key that was made for it.
+"""Control remote access to the disks of one consignment: only the holder of its one client key may read them.
 
-Each consignment has an authority of its own, which signs two certificates, for the export and for its client, and whose
-key is forgotten then. So a certificate opens the disks of one recovered machine and nothing else, nothing that the
-installation's authority signs opens them, and all of it is gone with the consignment. It holds as long as that does:
-there is nothing to renew under a machine that runs. The port is chosen once, for the client comes back to it.
+Each consignment has its own authority, which signs two certificates, for the export and for its client; then the
+authority's key is deleted. A certificate therefore opens only the disks of one recovered machine, no certificate of the
+installation's authority opens them, and all of it is deleted with the consignment. The certificates do not expire while
+the consignment exists, so nothing has to be renewed under a running machine. The port is chosen once, because the
+client reconnects to it.
 
 In ``tls`` of the consignment's folder: ``server.json``, and ``client`` with the files that QEMU reads.
 """
@@ -31,11 +32,12 @@ from farshore.vault.stores.folder_sync import sync_folder
 
 _BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _END = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
-"""RFC 5280, 4.1.2.5: there is no well-defined end."""
+"""RFC 5280, 4.1.2.5: the value for "no well-defined expiration date"."""
 
 
 def make(folder: Path, address: str) -> None:
-    """Make keys and choose a port at ``address``, unless that was done. Raises Refused for another host's address."""
+    """Create keys and choose a port at ``address``, unless that was done before. Raises Refused for another host's
+    address."""
     made = _tls(folder).with_suffix(".new")
     if _tls(folder).exists():
         return
@@ -62,19 +64,19 @@ def make(folder: Path, address: str) -> None:
 
 
 def reached_at(folder: Path, address: str) -> TcpAddress:
-    """Where the client finds the export, and what it shows there. Raises NotFound."""
+    """Return where the client finds the export, and the client's credentials. Raises NotFound."""
     return TcpAddress(address, _server(folder)["port"], TlsAccess(_tls(folder) / "client", _name(folder)))
 
 
 def shown(folder: Path, address: str) -> dict[str, Any]:
-    """The export's settings. Raises NotFound."""
+    """Return the export's settings. Raises NotFound."""
     server = _server(folder)
     pair = TlsPair(authority=server["authority"], certificate=server["certificate"], key=SecretStr(server["key"]))
     return {"address": address, "port": server["port"], "tls": pair}
 
 
 def drop(folder: Path) -> None:
-    """Forget the keys."""
+    """Delete the keys."""
     for one in (_tls(folder), _tls(folder).with_suffix(".new")):
         shutil.rmtree(one, ignore_errors=True)
 
@@ -84,7 +86,7 @@ def _tls(folder: Path) -> Path:
 
 
 def _name(folder: Path) -> str:
-    """What the export's certificate is for: the failover, wherever it is reached."""
+    """Return the name in the export's certificate: the failover, whatever the address."""
     return folder.name
 
 
@@ -111,7 +113,7 @@ def _free_port(address: str) -> int:
 def _certificate(
     key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, name: str, usage: x509.ObjectIdentifier | None
 ) -> str:
-    """A certificate for ``key``, PEM; of the authority itself where ``usage`` is None."""
+    """Return a certificate for ``key`` in PEM; for the authority itself if ``usage`` is None."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
     issuer = subject if usage is None else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} disks"[:64])])
     builder = (

@@ -1,6 +1,5 @@
-"""What Azure's object store means by an error, in our words. The store's own text is not passed on whole: it may repeat
-the request, and so the secret of its address.
-"""
+"""Translate errors of Azure's object store to ours. The store's own text is not passed on completely: it may repeat the
+request, and so the secret in its address."""
 
 from __future__ import annotations
 
@@ -18,22 +17,22 @@ _BROKEN_ON_THE_WAY = frozenset({"Md5Mismatch", "Crc64Mismatch"})
 
 
 class Answer(enum.Enum):
-    """What to do about it."""
+    """How to react to an error."""
 
     PASSES = "passes"
     DENIED = "denied"
-    """Perhaps the address has come to its end: try a fresh one."""
+    """Perhaps the address has expired: request a new one."""
     STANDS = "stands"
 
 
 def understood(error: AzureError, what: str) -> tuple[Answer, float, FarshoreError]:
-    """Return what to do, seconds to wait at least, and the error of ours. ``what`` begins its sentence."""
+    """Return how to react, the minimum seconds to wait, and our error. ``what`` begins its sentence."""
     if isinstance(error, HttpResponseError) and error.status_code:
         return _of_status(error, error.status_code, what)
     if isinstance(error, (ServiceRequestError, ServiceResponseError)):
-        remedy = "See that this host reaches Azure's storage by HTTPS (port 443)."
+        remedy = "Check that this host reaches Azure's storage by HTTPS (port 443)."
         return Answer.PASSES, 0.0, Unreachable(f"{what}: the store does not answer.", remedy=remedy)
-    # A connection that broke while an answer was read comes as the bare class.
+    # If a connection broke while an answer was read, the SDK raises the bare class.
     return Answer.PASSES, 0.0, TryLater(f"{what}: {type(error).__name__}.", remedy="Repeat it.")
 
 
@@ -41,14 +40,14 @@ def _of_status(error: HttpResponseError, status: int, what: str) -> tuple[Answer
     code, after = _code(error), _after(error)
     said = f"{what}: {status} {code}".rstrip() + "."
     if status in (401, 403):
-        remedy = (
-            "See which rights the site's identity lacks, and which networks the store lets in: farshore site check."
-        )
+        remedy = "Check the rights of the site's identity, and the networks that the store allows: farshore site check"
         return Answer.DENIED, after, Forbidden(said, remedy=remedy)
     if status == 404:
         return Answer.STANDS, after, NotFound(said, remedy="The disk was deleted at Azure: fail over again.")
     if status in _PASSING or code in _BROKEN_ON_THE_WAY:
-        remedy = "Wait: it goes on by itself. A lease on the disk's blob, or a limit of the account, may be in its way."
+        remedy = (
+            "This is retried automatically. If it lasts, look for a lease on the disk's blob or a limit of the account."
+        )
         return Answer.PASSES, after, TryLater(said, remedy=remedy, after=after or None)
     return (
         Answer.STANDS,
@@ -58,7 +57,7 @@ def _of_status(error: HttpResponseError, status: int, what: str) -> tuple[Answer
 
 
 def _code(error: HttpResponseError) -> str:
-    """The store's name of the error: letters and digits alone."""
+    """Return the store's name of the error: letters and digits only."""
     named = getattr(error, "error_code", None)
     text = str(getattr(named, "value", named) or "")
     text = text or _header(error, "x-ms-error-code")
@@ -66,7 +65,7 @@ def _code(error: HttpResponseError) -> str:
 
 
 def _after(error: HttpResponseError) -> float:
-    """Seconds, of a Retry-After in seconds or as a date."""
+    """Return the seconds of a Retry-After, which is in seconds or a date."""
     said = _header(error, "Retry-After")
     if said.isdigit():
         return float(said)

@@ -1,4 +1,4 @@
-"""The delivery by upload, where the libraries for it are installed."""
+"""Deliver by upload, if the libraries for it are installed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from farshore.sites.port import Ingesting
 
 
 def upload_by(staging: ServedDelivery) -> Callable[[Ingesting], Delivery]:
-    """What makes the delivery to a site's own disks, which are prepared as ``staging`` serves them. It raises
-    Unsupported."""
+    """Return the function that makes the delivery to a site's own disks. Disks are prepared as ``staging`` serves them.
+    The function raises Unsupported."""
 
     def upload_to(site: Ingesting) -> Delivery:
         try:

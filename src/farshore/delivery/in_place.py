@@ -1,11 +1,11 @@
-"""In place: onto disks that survived at home, by a master target, so that only what differs is fetched.
+"""Deliver in place: a master target updates disks that survived at home, so only differences are fetched.
 
-Which disks these are, and which master target writes them, stands in the consignment's folder, before anything is
-delivered: whatever has such a note is delivered this way, all else as ``otherwise`` does it. The disks are not ours:
-they are never removed, and one that is half written says so itself (farshore.formats.disk_notice).
+The consignment's folder says which disks these are, and which master target writes them, before anything is delivered.
+A consignment with such a note is delivered this way, every other one by ``otherwise``. The disks are not ours: they are
+never deleted, and one that is half written carries a notice of that (farshore.formats.disk_notice).
 
-Errands are handed out (``MasterTargets``) and may be asked for again, however they ended: a master target goes on by
-its record.
+Errands are given to master targets (``MasterTargets``) and may be requested again, however they ended: a master target
+continues from its record.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ _NOTE = "places.json"
 
 @dataclass(frozen=True)
 class HomeOrder:
-    """What is to be done for a failover; ``master_target`` empty: by the installation's own. ``position`` of FINISH
-    alone."""
+    """An errand for a failover. ``master_target`` empty: the installation's own. ``position`` only for FINISH."""
 
     errand: Errand
     failover: str
@@ -40,14 +39,14 @@ class HomeOrder:
 
 
 class MasterTargets(Protocol):
-    """Who has errands done."""
+    """Gives errands to master targets."""
 
     def perform(self, order: HomeOrder, watch: Watch) -> None:
-        """Have it done. Raises Cancelled as the watch does, and the errand's error."""
+        """Wait until the errand is done. Raises Cancelled as the watch does, and the errand's error."""
         ...
 
     def forget(self, failover: str) -> None:
-        """Nothing more is wanted for that failover: what is under way ends."""
+        """End the errands of that failover; nothing more is needed for it."""
         ...
 
 
@@ -124,7 +123,7 @@ class InPlaceDelivery:
             self._otherwise.rest(folder)
 
     def withdraw(self, folder: Path) -> None:
-        """See Delivery: of disks in place the note alone is ours."""
+        """See Delivery: of disks in place only the note is ours."""
         if not _is_placed(folder):
             self._otherwise.withdraw(folder)
             return
@@ -154,7 +153,7 @@ def _places(folder: Path) -> list[DiskPlace]:
 
 def _note(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / _NOTE).read_text())
-    # Releases before master targets were registered wrote the places alone.
+    # Releases before master targets could register wrote only the places.
     return {"places": found, "master_target": ""} if isinstance(found, list) else dict(found)
 
 

@@ -1,8 +1,8 @@
-"""What of a disk is written and flushed: the durable record by which a delivery goes on after a kill or a power cut.
+"""Record which parts of a disk are written and flushed, so that a delivery continues after a kill or a power cut.
 
-A step's digest stands in it only once the step's bytes are on stable storage: whatever is not in it is written again.
-The digests are of the bytes as they came out of the vault, which authenticated them; at the end the disk is read back
-and compared with them. Who has the ledger open writes the disk, and nobody else.
+A step's digest is recorded only when the step's bytes are on stable storage; every other step is written again. The
+digests are of the bytes as they were read from the vault, which authenticated them. At the end the disk is read back
+and compared with them. Only the process that has the ledger open writes the disk.
 
 Byte layout: docs/formats/delivery.md.
 """
@@ -26,17 +26,18 @@ from farshore.vault.stores.folder_sync import sync_folder
 
 DIGEST = 32
 ZERO = b"\xff" * DIGEST
-"""Stands for a step that is zero, and known to be so without looking."""
+"""Marks a step that is zero, and known to be so without reading."""
 _MISSING = bytes(DIGEST)
 _FORMAT, _VERSION = "farshore-delivery", 1
 _HEAD = 4096
 _SEAL = _HEAD - DIGEST
-"""Where the sign of completion is: within one sector."""
+"""Offset of the mark of completion: within one sector."""
 
 
 @dataclass(frozen=True)
 class Lading:
-    """What is written to what. ``source`` names the state, ``destination`` the disk; ``size`` and ``step`` in bytes."""
+    """What is written to which disk. ``source`` names the state, ``destination`` the disk; ``size`` and ``step`` in
+    bytes."""
 
     source: str
     destination: str
@@ -45,12 +46,12 @@ class Lading:
 
     @property
     def steps(self) -> int:
-        """The last may be short."""
+        """The number of steps; the last one may be short."""
         return -(-self.size // self.step)
 
 
 class Ledger:
-    """The ledger at ``path``, for one ``lading``; of another lading's nothing is kept. Raises Busy, Malformed."""
+    """The ledger at ``path``, for one ``lading``; entries of another lading are not used. Raises Busy, Malformed."""
 
     def __init__(self, path: Path, lading: Lading) -> None:
         self.lading = lading
@@ -72,18 +73,19 @@ class Ledger:
             raise
 
     def begin(self) -> None:
-        """Make it this lading's, of which nothing is written: after the disk, if it is to be blank, is so for good."""
+        """Begin a ledger for this lading, with no steps written. If the disk must be blank, make it durably blank
+        first."""
         os.pwrite(self._file, self._head, 0)
         os.fdatasync(self._file)
         self.begun = True
 
     @property
     def complete(self) -> bool:
-        """Whether the disk is whole, durable and was read back."""
+        """Whether the disk is complete, durable and was read back."""
         return os.pread(self._file, DIGEST, _SEAL) == self._seal
 
     def digests(self) -> npt.NDArray[np.uint8]:
-        """Of each step, shape (steps, 32): zero where nothing is known to be written."""
+        """Return the digest of each step, shape (steps, 32): zero if the step is not known to be written."""
         count = self.lading.steps
         found = np.zeros((count, DIGEST), np.uint8)
         data = os.pread(self._file, count * DIGEST, _HEAD)
@@ -92,22 +94,22 @@ class Ledger:
         return found
 
     def note(self, steps: Iterable[tuple[int, bytes]]) -> None:
-        """Note steps whose bytes have been flushed, with their digests. Durable once it returns."""
+        """Record flushed steps with their digests. Durable when it returns."""
         for step, digest in steps:
             os.pwrite(self._file, digest, _HEAD + step * DIGEST)
         os.fdatasync(self._file)
 
     def strike(self, steps: Iterable[int]) -> None:
-        """Take back steps that the disk did not keep."""
+        """Remove steps that the disk did not keep."""
         self.note((step, _MISSING) for step in steps)
 
     def seal(self) -> None:
-        """Note that the disk is complete."""
+        """Record that the disk is complete."""
         os.pwrite(self._file, self._seal, _SEAL)
         os.fdatasync(self._file)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the ledger for other processes."""
         os.close(self._file)
 
 
@@ -119,7 +121,7 @@ def _head(lading: Lading) -> bytes:
 
 
 def _check_version(path: Path, head: bytes) -> None:
-    """Raise Malformed for the ledger of a later release; what is no ledger at all was never finished."""
+    """Raise Malformed for the ledger of a later release. A file that is not a ledger at all was never finished."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found = json.loads(head)
         if found["format"] == _FORMAT and found["version"] != _VERSION:

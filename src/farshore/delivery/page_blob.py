@@ -1,11 +1,11 @@
-"""A page blob of Azure as a destination: what a managed disk takes while it is made by direct upload.
+"""Write to a page blob of Azure: the form that a managed disk takes while it is uploaded directly.
 
-It is a fixed VHD: the disk's bytes, filled up to whole MiB, and a footer of 512 bytes, which `finish` writes when all
-else is there. A blob that was made for this is blank, so what is zero is never sent. Azure checks each request by the
-MD5 that comes with it, and answers when the pages are durable: nothing waits for a flush, nothing is read back.
+The blob is a fixed VHD: the disk's bytes, padded to whole MiB, and a footer of 512 bytes, which `finish` writes after
+everything else. A new blob is blank, so zeroes are never sent. Azure checks each request by its MD5, and answers when
+the pages are durable: no flush is needed, and nothing is read back.
 
-The address is a secret with an end (a SAS). `grant` asks for one; it is asked anew when Azure takes the last one no
-more. What may pass is tried again for a while, as Azure's Retry-After says; the SDK itself tries nothing again.
+The address is a secret that expires (a SAS). `grant` requests one; a new one is requested when Azure refuses the last
+one. Temporary errors are retried for a while, as Azure's Retry-After says; the SDK itself retries nothing.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from farshore.model.errors import Refused
 from farshore.model.ports import Extent
 
 MOST = 4 << 20
-"""Bytes that Azure takes in one request; other servers may take more."""
+"""Bytes that Azure accepts in one request; other servers may accept more."""
 PARALLEL = 8
 _PATIENCE = 60.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0
 _CLIENT: dict[str, Any] = {"retry_total": 0, "connection_timeout": 10, "read_timeout": 120}
 Grant = Callable[[], str]
-"""Answers the blob's address with a right to read and write it. Raises FarshoreError."""
+"""Returns the blob's address with the right to read and write it. Raises FarshoreError."""
 Result = TypeVar("Result")
 
 
 class PageBlob:
-    """farshore.model.ports.Vouching over the blob of a disk of ``size`` bytes, which ``identity`` names: another disk
-    has another one. ``patience``: seconds for which a request is tried again.
+    """farshore.model.ports.Vouching for the blob of a disk of ``size`` bytes. ``identity`` names it: another disk has
+    another one. ``patience``: seconds for which a request is retried.
 
     Raises Refused for a blob that is smaller."""
 
@@ -70,7 +70,7 @@ class PageBlob:
                 f"The disk at Azure has {found.size} bytes, but {self._size + FOOTER_BYTES} are needed.",
                 remedy="Delete it there, and fail over again.",
             )
-        self._size = room  # larger where the provider makes no disk as small
+        self._size = room  # larger if the provider cannot make a disk this small
 
     @property
     def identity(self) -> str:
@@ -88,7 +88,7 @@ class PageBlob:
         return self._parallel
 
     def check_room(self, needed: int) -> None:
-        """See Destination: Azure has set the disk's room aside."""
+        """See Destination: Azure has reserved the disk's space."""
 
     def write(self, offset: int, data: memoryview) -> None:
         """See Destination."""
@@ -109,7 +109,7 @@ class PageBlob:
         )
 
     def zero(self, offset: int, length: int) -> None:
-        """See Destination: by the last look, for what was never written is not touched."""
+        """See Destination: uses the last look; what was never written is not touched."""
         for start, end in self._held.ranges(offset, length):
             self._clear(start, end - start)
 
@@ -120,7 +120,7 @@ class PageBlob:
         """See Destination: each write was durable when it was answered."""
 
     def finish(self) -> None:
-        """Write the footer, when all else is there. May be repeated."""
+        """Write the footer, after everything else. May be repeated."""
         self._put(self._size, footer(self._size, self._identity))
 
     def look(self) -> None:
@@ -153,7 +153,7 @@ class PageBlob:
         self._client.close()
 
     def _ask(self, what: str, act: Callable[[BlobClient], Result]) -> Result:
-        """What ``act`` answers, by a grant that holds. Raises Forbidden, NotFound, Refused, TryLater."""
+        """Return the result of ``act``, with a valid grant. Raises Forbidden, NotFound, Refused, TryLater."""
         give_up, wait, renewed = self._clock() + self._patience, _FIRST_WAIT, False
         while True:
             client = self._client
@@ -172,16 +172,18 @@ class PageBlob:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _renew(self, used: BlobClient) -> None:
-        """Have a fresh address, unless another thread got one since ``used`` was refused."""
+        """Request a new address, unless another thread got one since ``used`` was refused."""
         with self._lock:
             if self._client is used:
                 self._client = _client(self._grant())
-                # Requests of other threads may still be under way by the old one: it goes with the last of them.
+                # Requests of other threads may still use the old one: it is closed with the last of them.
 
 
 def _client(address: str) -> BlobClient:
     try:
         return BlobClient.from_blob_url(address, **_CLIENT)
     except ValueError:
-        # The error's own text may hold the address, which is a secret.
-        raise Refused("Azure returned no address of a blob.", remedy="Check the site: farshore site check") from None
+        # The error's own text may contain the address, which is a secret.
+        raise Refused(
+            "Azure did not return an address of the blob.", remedy="Check the site: farshore site check"
+        ) from None

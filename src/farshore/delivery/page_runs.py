@@ -1,4 +1,4 @@
-"""Which pages of a piece of a disk are worth a request, and which a page blob holds. Pure."""
+"""Choose the pages of a part of a disk that are worth a request, and count those that a page blob holds. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy.typing as npt
 from farshore.model.identifiers import BLOCK
 
 SPARE = 32
-"""One byte of zeroes may be sent for this many bytes of data: a request costs as much as sending 64 KiB."""
+"""One byte of zeroes may be sent for each so many bytes of data, because a request costs as much as sending 64 KiB."""
 
 
 def runs_to_send(data: memoryview, longest: int) -> list[tuple[int, int]]:
-    """Return the runs ``[start, end)`` of ``data`` that hold all that is not zero, none longer than ``longest`` (a
-    multiple of BLOCK). The shortest gaps between them are closed, as far as SPARE allows."""
+    """Return the runs ``[start, end)`` of ``data`` that cover all nonzero bytes, none longer than ``longest`` (a
+    multiple of BLOCK). The shortest gaps between them are closed, up to the limit of SPARE."""
     edges = _edges(data)
     if not len(edges):
         return []
@@ -34,7 +34,7 @@ def runs_to_send(data: memoryview, longest: int) -> list[tuple[int, int]]:
 
 
 def _edges(data: memoryview) -> npt.NDArray[np.int64]:
-    """The starts and ends, in turn, of the runs of blocks that are not zero; the last block may be short."""
+    """Return the starts and ends, alternating, of the runs of nonzero blocks; the last block may be short."""
     whole = len(data) // BLOCK * BLOCK
     used = np.frombuffer(data[:whole], np.uint64).reshape(-1, BLOCK // 8).any(axis=1)
     if whole < len(data):
@@ -44,7 +44,7 @@ def _edges(data: memoryview) -> npt.NDArray[np.int64]:
 
 
 class Held:
-    """The ranges ``[start, end)`` that a blob holds, in any order, neighbours unmerged."""
+    """The ranges ``[start, end)`` that a blob holds, in any order; neighbours need not be merged."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
         pairs = np.array(sorted(ranges), np.int64).reshape(-1, 2)
@@ -69,7 +69,7 @@ class Held:
         ]
 
     def _up_to(self, place: int) -> int:
-        """How many bytes are held before ``place``."""
+        """Return how many bytes before ``place`` are held."""
         index = int(np.searchsorted(self._starts, place, "right"))
         if not index:
             return 0

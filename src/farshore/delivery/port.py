@@ -1,7 +1,7 @@
-"""What a delivery promises: the disks of a recovery point, where a site can attach them.
+"""The contract of a delivery: bring the disks of a recovery point to where a site can attach them.
 
-recovery delivers before it has a site create the machine, in a step of its own, so that hours of writing never hide in
-a ``create``. A site says which way it wants (``RecoverySite.delivery``); recovery treats both ways alike. Everything is
+recovery delivers in its own step, before a site creates the machine, so hours of writing are never hidden in a
+``create``. A site says which way it wants (``RecoverySite.delivery``); recovery treats all ways alike. Everything is
 keyed by the consignment's folder, and every method may be repeated after a crash at any moment.
 """
 
@@ -18,13 +18,13 @@ from farshore.model.machine import Firmware
 from farshore.sites.port import Medium, ServedDisk, WrittenDisk
 
 Watch = Callable[[float, str], None]
-"""Told how much is done (0…1), and in words; it raises Cancelled to end a delivery. Called every few MiB at least, in
-the thread that delivers."""
+"""Receives the progress (0…1) and a text; it raises Cancelled to end a delivery. Called at least every few MiB, in the
+thread that delivers."""
 
 
 @dataclass(frozen=True)
 class Consignment:
-    """The disks of one recovered machine: ``sizes`` in bytes, as of ``position`` (EPOCH:SEQUENCE) of ``machine`` in the
+    """The disks of one recovered machine: ``sizes`` in bytes, at ``position`` (EPOCH:SEQUENCE) of ``machine`` in the
     vault. ``folder`` is the failover's own, on this host."""
 
     folder: Path
@@ -38,73 +38,74 @@ class Consignment:
     address: str = ""
     """As in DeliveryWish."""
     firmware: Firmware = Firmware.BIOS
-    """By which the machine is to start, for a provider whose disks are made for one."""
+    """The firmware with which the machine will start, for a provider whose disks are made for one."""
     boot: DiskNumber | None = None
     """The disk to start from; None: the first."""
 
 
 class Delivery(Protocol):
-    """One way. tests/contract/test_deliveries.py holds both to what is said here."""
+    """One way of delivery. tests/contract/test_deliveries.py tests each way against these promises."""
 
     def deliver(self, consignment: Consignment, watch: Watch) -> None:
-        """Bring the disks to where ``media`` says. Goes on where a call that was cut off had come to. Never called once
-        the machine may have started. Raises Cancelled, NoSpace, what opening the point raises."""
+        """Bring the disks to where ``media`` says. Continues where an interrupted call ended. Never called once the
+        machine may have started. Raises Cancelled, NoSpace, and what opening the point raises."""
         ...
 
     def media(self, consignment: Consignment) -> Mapping[DiskNumber, Medium]:
-        """Where each disk is, once delivered. Changes nothing."""
+        """Return where each disk is, once delivered. Changes nothing."""
         ...
 
     def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
-        """Where this host itself reads and writes each disk, once delivered and before the machine starts."""
+        """Return where this host itself reads and writes each disk, once delivered and before the machine starts."""
         ...
 
     def renew(self, consignment: Consignment) -> bool:
-        """Take back what was written to the disks since they were delivered; False where that takes delivering them
-        again. Never called once the machine may have started."""
+        """Undo what was written to the disks since they were delivered; return False if that needs another delivery.
+        Never called once the machine may have started."""
         ...
 
     def stands(self, folder: Path) -> bool:
-        """Whether a machine that was delivered to can read and write its disks."""
+        """Return whether a machine that was delivered can read and write its disks."""
         ...
 
     def restore(self, consignment: Consignment) -> None:
-        """Make it so again, with all that the machine had written. Raises NotFound where that cannot be had."""
+        """Make the disks usable again, with everything that the machine wrote. Raises NotFound if that is
+        impossible."""
         ...
 
     def settle(self, folder: Path) -> None:
-        """The machine stays: see that its disks come to depend on nothing but this host."""
+        """Called when the machine will remain: make its disks depend only on this host."""
         ...
 
     def rest(self, folder: Path) -> None:
-        """The machine does not run: hold nothing open for it. What it wrote stays."""
+        """Called when the machine does not run: hold nothing open for it. Its writes are kept."""
         ...
 
     def withdraw(self, folder: Path) -> None:
-        """Leave nothing of what was delivered, whole or not. Nothing there already is fine."""
+        """Delete everything that was delivered, complete or not. Does nothing if there is nothing."""
         ...
 
 
 @runtime_checkable
 class Sending(Protocol):
-    """Of a way that has the disks at hand first, where the guest is prepared, and then sends them to the site."""
+    """A way that first has the disks on this host, where the guest is prepared, and then sends them to the site."""
 
     def send(self, consignment: Consignment, watch: Watch) -> None:
-        """Bring them to where ``media`` says. Goes on where a call that was cut off had come to. Never called once the
-        machine may have started. Raises Cancelled, NoSpace, what opening the point raises."""
+        """Send the disks to where ``media`` says. Continues where an interrupted call ended. Never called once the
+        machine may have started. Raises Cancelled, NoSpace, and what opening the point raises."""
         ...
 
 
 @runtime_checkable
 class Surviving(Protocol):
-    """Of a way that can bring disks up to date which are there already. ``position`` counts for nothing here."""
+    """A way that can update existing disks. ``position`` of the consignment is ignored here."""
 
     def look(self, consignment: Consignment, places: Sequence[DiskPlace], master_target: str = "") -> None:
-        """Take these disks for the consignment, and write nothing to them; that ``master_target`` is to write them
-        (empty: the installation's own). Raises Refused, TooSmall, WrongState,
-        NotFound, Malformed for disks that it cannot have; then what was delivered is to be withdrawn."""
+        """Reserve these disks for the consignment without writing to them; ``master_target`` will write them (empty:
+        the installation's own). Raises Refused, TooSmall, WrongState, NotFound, Malformed for disks that cannot be
+        used; then the caller must withdraw the delivery."""
         ...
 
     def follow(self, consignment: Consignment, watch: Watch) -> None:
-        """Bring them near to the machine's newest position. Raises Cancelled, and as ``look``."""
+        """Update the disks almost to the machine's newest position. Raises Cancelled, and as ``look``."""
         ...

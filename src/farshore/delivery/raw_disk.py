@@ -1,7 +1,8 @@
-"""A raw file or a block device of this host, written and read past the page cache.
+"""Write and read a raw file or a block device of this host past the page cache.
 
-Direct I/O keeps gigabytes of dirty pages out of a host that is to run the machine, and what is read back at the end
-comes from the disk. Where a file system has none, and at the unaligned end of a disk, the page cache is used and left.
+Direct I/O keeps gigabytes of dirty pages out of a host that will run the machine, and reading back at the end reads the
+disk itself. If a file system has no direct I/O, and at the unaligned end of a disk, the page cache is used and then
+dropped.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from farshore.vault.stores.folder_sync import sync_folder
 _BLKZEROOUT = 0x127F
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RESERVE = 64 << 20
-"""Bytes of a file system that are left to others."""
+"""Free bytes of a file system that are left to others."""
 
 
 class RawDisk:
-    """A disk of ``size`` bytes at ``path``: made as a sparse file where there is nothing, unless it is a block device.
+    """A disk of ``size`` bytes at ``path``: created as a sparse file if nothing is there, unless it is a block device.
 
-    Raises TooSmall for a device that is, Refused for what cannot be opened, NoSpace."""
+    Raises TooSmall for a small device, Refused for a path that cannot be opened, NoSpace."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
@@ -80,7 +81,7 @@ class RawDisk:
         if free < needed + _RESERVE:
             raise NoSpace(
                 f"{self._path.parent} needs {needed >> 20} MiB of free space, but has {max(0, free) >> 20} MiB.",
-                remedy="Free space there, and the delivery continues by itself. Or cancel its job.",
+                remedy="Free space there, and the delivery continues automatically. Or cancel its job.",
             )
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -93,7 +94,7 @@ class RawDisk:
             if whole < len(data):
                 _write(self._file, offset + whole, data[whole:])
                 if self._direct is None:
-                    # Let the kernel begin to write, so that little is left to do for the flush.
+                    # Let the kernel begin to write, so that the flush has little left to do.
                     os.posix_fadvise(self._file, offset, len(data), os.POSIX_FADV_DONTNEED)
 
     def zero(self, offset: int, length: int) -> None:
@@ -152,7 +153,7 @@ def _open_direct(path: Path) -> int | None:
     try:
         return os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # the file system has none
+        if error.errno != errno.EINVAL:  # the file system has no direct I/O
             raise
         return None
 
@@ -179,7 +180,7 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise NoSpace(
                 f"There is no space left for {path}.",
-                remedy="Free space there, and the delivery continues by itself. Or cancel its job.",
+                remedy="Free space there, and the delivery continues automatically. Or cancel its job.",
             ) from error
         kind = Refused if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY) else TryLater
         raise kind(f"{path} cannot be used: {error.strerror}.", remedy="Check the path, then repeat.") from error

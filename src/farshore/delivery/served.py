@@ -1,8 +1,8 @@
-"""Served: each disk is an NBD export of this host with a copy-on-write overlay, which the machine lives on: at a Unix
-socket, or over TLS at an address of this host, with keys of this consignment's own (access.py).
+"""Serve each disk as an NBD export of this host with a copy-on-write overlay, on which the machine runs. The export is
+at a Unix socket, or over TLS at an address of this host, with the consignment's own keys (access.py).
 
-The machine starts within seconds, whatever the size of its disks, and depends on the export, and on the vault until
-its overlays are hydrated.
+The machine starts within seconds, whatever the size of its disks. It depends on the export, and on the vault until its
+overlays are hydrated.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class Exports(Protocol):
         ...
 
     def stop(self, folder: Path) -> None:
-        """Stop serving them."""
+        """Stop serving the disks."""
         ...
 
     def serving(self, folder: Path) -> bool:
-        """Whether they are served."""
+        """Return whether the disks are served."""
         ...
 
     def hydrate(self, folder: Path) -> None:
-        """Fill the overlays up from the vault in the background, now and after a restart."""
+        """Fill the overlays from the vault in the background, now and after a restart."""
         ...
 
 
 class ServedDelivery:
-    """By one export process for each consignment."""
+    """Uses one export process for each consignment."""
 
     def __init__(self, exports: Exports) -> None:
         self._exports = exports
@@ -67,7 +67,7 @@ class ServedDelivery:
         }
 
     def renew(self, consignment: Consignment) -> bool:
-        """See Delivery: the overlays are all that was written."""
+        """See Delivery: only the overlays were written."""
         self._exports.stop(consignment.folder)
         _drop_overlays(consignment.folder)
         self.restore(consignment)
@@ -100,7 +100,7 @@ class ServedDelivery:
 
 
 def export_settings(consignment: Consignment) -> ExportSettings:
-    """Every disk of the consignment, each with its own overlay."""
+    """Return every disk of the consignment, each with its own overlay."""
     disks = tuple(
         ExportedDisk(
             name=str(number),
@@ -120,7 +120,7 @@ def export_settings(consignment: Consignment) -> ExportSettings:
 
 
 def overlay_of(consignment: Consignment, number: DiskNumber) -> Path:
-    """The folder of the disk's overlay."""
+    """Return the folder of the disk's overlay."""
     return consignment.folder / f"disk-{number}"
 
 

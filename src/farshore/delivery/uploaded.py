@@ -1,9 +1,9 @@
-"""Uploaded: each disk goes to one that the site had its provider make, page by page, beside a ledger on this host.
+"""Upload each disk to one that the site's provider created, page by page, with a ledger on this host.
 
-The machine starts when all is written and accepted, and depends on nothing of this host then. Nothing but the site
-reaches the disks once they are accepted. So a guest is prepared before: over overlays on this host, served as those of
-a machine that runs here, which are uploaded with what is below them and dropped. Without that there are none, and the
-point itself is uploaded.
+The machine starts when everything is uploaded and accepted, and then depends on nothing of this host. Only the site can
+reach accepted disks, so a guest is prepared before: on overlays on this host, served as those of a machine that runs
+here. They are uploaded together with the point below them, and deleted. Without guest preparation there are no
+overlays, and the point itself is uploaded.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from farshore.sites.port import FailoverId, Ingesting, NewDisk, Reception, Serve
 
 
 class UploadedDelivery:
-    """To the disks of one site. The consignment's folder is named for its failover. ``staging``: serves them until they
-    are sent."""
+    """Uploads to the disks of one site. The consignment's folder is named for its failover. ``staging`` serves the
+    disks until they are sent."""
 
     def __init__(self, site: Ingesting, staging: ServedDelivery, step: int = STEP) -> None:
         self._site, self._staging, self._step = site, staging, step
 
     def deliver(self, consignment: Consignment, watch: Watch) -> None:
-        """See Delivery: the disks are made, so that what the provider refuses is known at once."""
+        """See Delivery: the disks are created, so that a refusal of the provider is known at once."""
         closed(consignment.folder)
-        watch(0.0, "the disks are made")
+        watch(0.0, "the disks are created")
         for number, size in sorted(consignment.sizes.items()):
             self._receive(consignment, number, size)
 
     def send(self, consignment: Consignment, watch: Watch) -> None:
         """See Sending."""
         closed(consignment.folder)
-        self._staging.rest(consignment.folder)  # whoever prepared the guest has ended; an overlay is open once
+        self._staging.rest(consignment.folder)  # the guest's preparation has ended; an overlay can be opened only once
         for number, size, progress in each_disk(consignment, watch):
             self._send(consignment, number, size, progress)
         self._staging.withdraw(consignment.folder)
@@ -66,10 +66,10 @@ class UploadedDelivery:
             if received.accepted and ledger.complete:
                 return
             if received.accepted:
-                # It holds another point, and an upload that has ended cannot be begun again: it is made anew.
+                # It holds another point, and a finished upload cannot be begun again: create a new disk.
                 self._site.discard(failover)
                 raise TryLater(
-                    f"Disk {number} at the site was of another point.",
+                    f"Disk {number} at the site holds another point.",
                     remedy="Repeat the failover, which makes a new disk.",
                 )
             blob = PageBlob(lambda: self._site.grant(failover, number), size, received.identity)
@@ -87,7 +87,7 @@ class UploadedDelivery:
         return {number: self._site.uploaded(failover, number) for number in consignment.sizes}
 
     def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
-        """See Delivery: they are opened for whoever asks."""
+        """See Delivery: they are opened for the caller."""
         self._staging.restore(_here(consignment))
         return self._staging.at_hand(consignment)
 
@@ -126,12 +126,12 @@ class UploadedDelivery:
 
 
 def _here(consignment: Consignment) -> Consignment:
-    """The same, served at a Unix socket of this host whatever the site asks for."""
+    """Return the consignment, served at a Unix socket of this host whatever the site asks for."""
     return replace(consignment, address="")
 
 
 def _source(consignment: Consignment, number: DiskNumber) -> BlockSource:
-    """What is uploaded: the point, below what was written to its overlay, if there is one."""
+    """Return what is uploaded: the point, below the writes of its overlay if there is one."""
     if overlay_of(consignment, number).exists():
         only = replace(_here(consignment), sizes={number: consignment.sizes[number]})
         (device,) = open_devices(export_settings(only)).values()

@@ -1,4 +1,5 @@
-"""The disks of a consignment, for the ways that write them whole: their order, their points, their progress."""
+"""Go over the disks of a consignment, for the ways that write complete disks: their order, their points, their
+progress."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
 _STORE_PATIENCE = 30.0
-"""Seconds that a read waits out a store's bad moments; the step that delivers is tried again then."""
+"""Seconds for which a read tolerates errors of the store; then the step that delivers is retried."""
 _WRITING = 0.85
-"""The part of the work that is writing; the rest is reading back."""
+"""The share of the work that is writing; the rest is reading back."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Tells of one disk, which takes the part from ``begin`` on, ``share`` long, of the whole."""
+    """Reports on one disk, whose work is the part from ``begin`` on, ``share`` long, of the whole."""
 
     watch: Watch
     disk: str
@@ -38,7 +39,7 @@ class Progress:
 
 
 def each_disk(consignment: Consignment, watch: Watch) -> Iterator[tuple[DiskNumber, int, Progress]]:
-    """Yield the number and size of each disk, with what reports its part of the whole."""
+    """Yield the number and size of each disk, with an object that reports its progress."""
     whole, before = sum(consignment.sizes.values()), 0
     for place, (number, size) in enumerate(sorted(consignment.sizes.items()), 1):
         yield number, size, Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
@@ -46,12 +47,12 @@ def each_disk(consignment: Consignment, watch: Watch) -> Iterator[tuple[DiskNumb
 
 
 def identity_of(consignment: Consignment, number: DiskNumber) -> str:
-    """Return what a ledger says of the disk's point."""
+    """Return the identity of the disk's point, as the ledger records it."""
     return VaultDisk(machine=consignment.machine, position=consignment.position, disk=number).identity
 
 
 def open_point(consignment: Consignment, number: DiskNumber) -> BlockSource:
-    """Return the disk as the point has it. Raises what opening the vault raises."""
+    """Return the disk at the point. Raises what opening the vault raises."""
     vault = Vault.open_with_vault_key(open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key))
     point = vault.machine(MachineId(consignment.machine)).open(Position.parse(consignment.position), number)
     return PatientSource(point, _STORE_PATIENCE)

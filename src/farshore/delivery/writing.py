@@ -1,12 +1,13 @@
-"""Writes a disk of a recovery point to a destination: a few steps at once, whatever is not in its ledger yet.
+"""Write a disk of a recovery point to a destination: several steps at once, only those that its ledger lacks.
 
-In: a source, a destination, a ledger. Out: a disk that is whole, durable and read back. Memory is bounded by the steps
-under way. Every ``_FLUSH_BYTES`` the destination is flushed, and only then do the steps stand in the ledger, while
-others go on being written: after a SIGKILL or a power cut at any moment the next call writes what is missing.
+In: a source, a destination, a ledger. Out: a disk that is complete, durable and read back. Memory is limited by the
+number of steps in progress. The destination is flushed every ``_FLUSH_BYTES``, and only then are the steps recorded in
+the ledger, while others continue to be written. After a SIGKILL or a power cut at any moment the next call writes what
+is missing.
 
 At the end everything is read back from the destination and compared with the digests of the ledger. A step that the
-disk did not keep is written again, twice at most. A destination whose far side vouches for each write (Vouching) is not
-read back: it is asked what it holds, at the end and before an interrupted delivery goes on.
+disk did not keep is written again, twice at most. A destination whose remote side confirms each write (Vouching) is not
+read back: it is asked what it holds, at the end and before an interrupted delivery continues.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ STEP = 4 << 20
 _WORKERS = 3
 _FLUSH_BYTES = 128 << 20
 _NOTE_BYTES = 32 << 20
-"""As _FLUSH_BYTES, where a write is durable when it returns: a note costs one sync of a small file."""
+"""As _FLUSH_BYTES, for a destination whose writes are durable when they return: a note costs one sync of a small
+file."""
 _FLUSH_STEPS = 4096
-"""Of steps that are zero, which have no bytes."""
+"""Steps that are zero, which have no bytes."""
 _ATTEMPTS = 3
 _SENT = struct.Struct("<I")
 _PLAN = 256 << 20
 """Bytes of the disk between two reports while the work is planned."""
 
 Report = Callable[[str, int, int], None]
-"""Told what is done ("planned", "written", "read back" or "checked"), and how many bytes of how many; may raise to end
-the work."""
+"""Receives the phase ("planned", "written", "read back" or "checked"), the bytes done and the bytes in all; may raise
+to end the work."""
 Result = TypeVar("Result")
 Done = tuple[int, bytes, int]
 """A step, its digest and its bytes of data."""
@@ -53,12 +55,12 @@ Done = tuple[int, bytes, int]
 def write_disk(
     source: BlockSource, destination: Destination, ledger: Ledger, report: Report, *, flush_bytes: int = 0
 ) -> None:
-    """Write what the ledger lacks, read everything back, seal the ledger. ``flush_bytes``: written between two flushes,
-    0: as suits the destination. Raises what source, destination and ``report`` raise, and Damaged for a destination
+    """Write what the ledger lacks, read everything back, seal the ledger. ``flush_bytes``: bytes between two flushes;
+    0: suitable for the destination. Raises what source, destination and ``report`` raise, and Damaged for a destination
     that does not keep what is written to it."""
     if not ledger.begun:
         if destination.blank:
-            destination.zero(0, ledger.lading.size)  # a file may hold another point, of a ledger that is gone
+            destination.zero(0, ledger.lading.size)  # a file may hold another point, from a ledger that is gone
             destination.flush()
         ledger.begin()
     elif isinstance(destination, Vouching):
@@ -96,11 +98,11 @@ class _Work:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What is under way writes to the destination, which is closed next.
+        # Steps in progress write to the destination, which is closed next.
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _plan(self) -> npt.NDArray[np.int64]:
-        """The bytes of data of each step, as far as the source's indexes tell."""
+        """Return the bytes of data of each step, as far as the source's indexes show."""
         data = np.zeros(self._ledger.lading.steps, np.int64)
         for start in range(0, self._size, _PLAN):
             for extent in self._source.extents(start, min(_PLAN, self._size - start)):
@@ -114,7 +116,7 @@ class _Work:
         return data
 
     def write_missing(self) -> None:
-        """Write the steps that the ledger lacks, and note them there."""
+        """Write the steps that the ledger lacks, and record them there."""
         missing = np.flatnonzero(~self._ledger.digests().any(axis=1))
         written = self._total - int(self._data[missing].sum())
         self._destination.check_room(self._total - written)
@@ -153,7 +155,7 @@ class _Work:
         whole[high:] = 0
         self._source.read_into(start + low, buffer[low:high])
         if self._vouching is not None:
-            # The whole step, so that what is sent depends on its bytes alone: what the destination holds is counted.
+            # The whole step, so that what is sent depends on its bytes alone: the destination's bytes are counted.
             sent = self._vouching.send(start, buffer)
             return step, _vouched(buffer, sent), data
         for extent in extents:
@@ -165,7 +167,7 @@ class _Work:
         return step, blake3(buffer).digest(), data
 
     def read_back(self) -> list[int]:
-        """The steps that the destination does not hold as the ledger has them."""
+        """Return the steps that differ on the destination from the ledger."""
         if self._vouching is not None:
             found = _lost(self._vouching, self._ledger)
             self._report("checked", self._total, self._total)
@@ -195,7 +197,7 @@ class _Work:
         return blake3(buffer).digest() == digest
 
     def _each(self, act: Callable[[int], Result], steps: Iterable[int]) -> Iterator[Result]:
-        """The results of ``act``, in order; no more steps are under way than keep the workers busy."""
+        """Yield the results of ``act``, in order; only as many steps are in progress as keep the workers busy."""
         waiting: deque[Future[Result]] = deque()
         for step in steps:
             waiting.append(self._pool.submit(act, step))
@@ -209,7 +211,7 @@ class _Work:
         return start, min(self._step, self._size - start)
 
     def _buffer(self, length: int) -> memoryview:
-        """This worker's own, at the start of a page as direct I/O asks for."""
+        """Return this worker's own buffer, aligned to a page for direct I/O."""
         if not hasattr(self._own, "buffer"):
             self._own.buffer = memoryview(mmap.mmap(-1, self._step))
         whole: memoryview = self._own.buffer
@@ -217,12 +219,12 @@ class _Work:
 
 
 def _vouched(buffer: memoryview, sent: int) -> bytes:
-    """What is noted of a step that the far side vouches for: with how many of its bytes were sent."""
+    """Return the ledger's entry for a step that the remote side confirms: it has the number of bytes that were sent."""
     return blake3(buffer).digest()[: DIGEST - _SENT.size] + _SENT.pack(sent)
 
 
 def _strike(destination: Destination, ledger: Ledger, lost: list[int]) -> None:
-    """Take steps back. A far side that counts what it holds is made to hold nothing there."""
+    """Remove steps. A remote side that counts what it holds is made to hold nothing there."""
     ledger.strike(lost)
     if isinstance(destination, Vouching):
         step, size = ledger.lading.step, ledger.lading.size
@@ -231,7 +233,7 @@ def _strike(destination: Destination, ledger: Ledger, lost: list[int]) -> None:
 
 
 def _lost(destination: Vouching, ledger: Ledger) -> list[int]:
-    """The noted steps of which the destination holds other bytes than were sent."""
+    """Return the recorded steps of which the destination holds another number of bytes than were sent."""
     destination.look()
     digests, lading = ledger.digests(), ledger.lading
     found = []

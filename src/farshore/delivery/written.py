@@ -1,7 +1,7 @@
-"""Written: each disk is written whole, to a raw file beside its ledger in the consignment's folder.
+"""Write each disk completely, to a raw file beside its ledger in the consignment's folder.
 
-The machine starts when all is written, and depends on nothing but its own files then: no export, no vault. Its file
-is its disk: what it writes goes there. So nothing here writes to a disk again once ``deliver`` has returned.
+The machine starts when everything is written, and then depends only on its own files: no export, no vault. The file is
+the machine's disk and receives its writes, so nothing here writes to a disk after ``deliver`` has returned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from farshore.vault.stores.folder_sync import sync_folder
 
 
 class WrittenDelivery:
-    """To files of this host. ``open_disk`` makes a destination of a path and a size; ``step`` in bytes."""
+    """Writes to files of this host. ``open_disk`` makes a destination from a path and a size; ``step`` in bytes."""
 
     def __init__(self, open_disk: Callable[[Path, int], Destination] = RawDisk, step: int = STEP) -> None:
         self._open_disk, self._step = open_disk, step
@@ -38,7 +38,7 @@ class WrittenDelivery:
     def _deliver(self, consignment: Consignment, number: DiskNumber, size: int, progress: Progress) -> None:
         path = _disk(consignment.folder, number)
         if not path.exists():
-            # In this order: the ledger of a disk that is gone must not vouch for the one that is made in its place.
+            # In this order: the ledger of a deleted disk must not vouch for the new one in its place.
             _ledger(path).unlink(missing_ok=True)
             sync_folder(path.parent)
         source = identity_of(consignment, number)
@@ -62,7 +62,7 @@ class WrittenDelivery:
         return self.media(consignment)
 
     def renew(self, consignment: Consignment) -> bool:  # noqa: ARG002 - a port's method
-        """See Delivery: what a disk was before is nowhere but in the vault."""
+        """See Delivery: only the vault has a disk's earlier content."""
         return False
 
     def stands(self, folder: Path) -> bool:
@@ -81,7 +81,7 @@ class WrittenDelivery:
                 )
 
     def settle(self, folder: Path) -> None:
-        """See Delivery. It depends on nothing else already."""
+        """See Delivery. It already depends on nothing else."""
 
     def rest(self, folder: Path) -> None:
         """See Delivery. Nothing is held open."""

@@ -1,2 +1,3 @@
-"""VMware vSphere, by the real SDK (pyVmomi, the extra ``vsphere``): sessions, discovery, what keeps a machine from
-being protected. Nothing here knows the catalog. What needs no SDK imports none: ``certificates`` and ``checks``."""
+"""Talk to VMware vSphere through its own SDK (pyVmomi, the extra ``vsphere``): sessions, discovery, and what prevents
+the protection of a machine. Nothing here knows the catalog. Modules that need no SDK import none: ``certificates`` and
+``checks``."""

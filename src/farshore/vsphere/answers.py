@@ -1,9 +1,9 @@
-"""Answers of a VMware server as the SDK reads them, with an end: a server that was taken over, or that something went
-wrong with, must not fill this host's memory.
+"""Limit the answers of a VMware server that the SDK reads. A server that is compromised or broken must not fill this
+host's memory.
 
-The SDK reads an answer to its end, whatever that is, unpacks it without a limit, and copies a text again with each
-piece of it that comes. So it is given connections whose answers unpack themselves, and fail beyond ``MOST_BYTES``, for
-a long text, and for what no SOAP message has: a document type, a section that is not markup.
+The SDK reads an answer to its end, however long, decompresses it without a limit, and copies a text again for each
+piece that arrives. It therefore gets connections whose answers decompress themselves. They fail beyond ``MOST_BYTES``,
+for a long text, and for content that no SOAP message has: a document type, or a section that is not markup.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 MOST_BYTES = 64 << 20
-"""Of one unpacked answer: sixty times what discovery asks for at once."""
+"""For one decompressed answer: sixty times what discovery requests at once."""
 MOST_TEXT = 1 << 20
-"""Of one text in it."""
+"""For one text in it."""
 _NEVER = (b"<!D", b"<![", b"\0")
-"""A document type (with entities), a CDATA section, another encoding than UTF-8: a ``<`` in them begins no tag."""
+"""A document type (with entities), a CDATA section, or another encoding than UTF-8: a ``<`` in them begins no tag."""
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class BoundedAnswer(http.client.HTTPResponse):
-    """What http.client reads, unpacked. Raises HTTPException beyond ``MOST_BYTES``, for what is no SOAP message, or
-    for an encoding that was not asked for."""
+    """The answer that http.client reads, decompressed. Raises HTTPException beyond ``MOST_BYTES``, for content that is
+    not a SOAP message, or for an encoding that was not requested."""
 
     def begin(self) -> None:
-        """Read the head, as http.client calls it."""
+        """Read the head; http.client calls this."""
         super().begin()
         self._left, self._text, self._tail = MOST_BYTES, 0, b""
         encoding = super().getheader("Content-Encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise http.client.HTTPException(f"an answer in the encoding {encoding[:20]!r}")
         self._unpacked = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
-        try:  # here: the SDK leaves the connection open when it stumbles over it
+        try:  # closed here: the SDK leaves the connection open after such an error
             SimpleCookie(super().getheader("Set-Cookie", ""))
         except CookieError as error:
-            raise http.client.HTTPException("an answer with a cookie that is none") from error
+            raise http.client.HTTPException("an answer with an invalid cookie") from error
 
     def getheader(self, name: str, default: Any = None) -> Any:
-        """A header; what ``read`` returns has no encoding."""
+        """Return a header. What ``read`` returns is already decoded, so there is no encoding."""
         return default if name.lower() == "content-encoding" else super().getheader(name, default)
 
     def read(self, amt: int | None = None) -> bytes:
-        """So many bytes at most, none at the end; the rest without a number."""
+        """Return at most ``amt`` bytes, or b"" at the end; without ``amt``, everything that is left."""
         if amt is None:
             parts = []
             while part := self.read(1 << 16):
@@ -62,7 +62,7 @@ class BoundedAnswer(http.client.HTTPResponse):
         self._text = len(data) - tag if tag >= 0 else self._text + len(data)
         if self._text > MOST_TEXT or any(one in window for one in _NEVER):
             self.close()
-            raise http.client.HTTPException("an answer that is no SOAP message")
+            raise http.client.HTTPException("an answer that is not a SOAP message")
         return data
 
     def _unpack(self, amt: int) -> bytes:
@@ -72,10 +72,10 @@ class BoundedAnswer(http.client.HTTPResponse):
             try:
                 data = self._unpacked.decompress(packed, amt)
             except zlib.error as error:
-                raise http.client.HTTPException(f"an answer that does not unpack ({error})") from error
+                raise http.client.HTTPException(f"an answer that cannot be decompressed ({error})") from error
             if data or not packed:
                 return data
-        # The connection is used again once the answer was read to its end.
+        # The connection is reused only if the answer was read to its end.
         while self._counted(super().read(amt)):
             pass
         return b""

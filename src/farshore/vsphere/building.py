@@ -1,7 +1,7 @@
-"""A new machine, as the SDK has it told: pure.
+"""Describe a new machine with the SDK's types. Pure.
 
-Disks hang on pvscsi and cards are vmxnet3, which is what VMware recommends for Linux, and what guest preparation
-prepares for. The guest's name is chosen from what the agent said of its system; one that is not known is told as Linux.
+Disks are attached to pvscsi and cards are vmxnet3, which VMware recommends for Linux and guest preparation supports.
+The guest's type is derived from the operating system that the agent reported; an unknown one becomes Linux.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SPEC = _DEVICE.VirtualDeviceSpec
 _SCSI_KEY = 1000
 _FIRST_DISK, _FIRST_CARD = -200, -400
 _UNITS = [unit for unit in range(16) if unit != 7]
-"""Of a SCSI controller; 7 is its own."""
+"""Units of a SCSI controller; it uses unit 7 itself."""
 _CONTROLLERS = 4
 MOST_DISKS = _CONTROLLERS * len(_UNITS)
 MOST_CARDS = 10
@@ -35,7 +35,7 @@ _OTHER = "other3xLinux64Guest"
 
 @dataclass(frozen=True)
 class NewCard:
-    """``network``: the SDK's object. ``connected``: it leads somewhere from the start."""
+    """``network`` is the SDK's object. ``connected``: the card is connected when the machine starts."""
 
     mac: str
     network: Any
@@ -44,7 +44,8 @@ class NewCard:
 
 @dataclass(frozen=True)
 class NewMachine:
-    """``memory`` in bytes; ``disks``: their sizes in bytes; ``options``: of its configuration, from the first."""
+    """``memory`` in bytes; ``disks``: their sizes in bytes; ``options``: of its configuration, set when it is
+    created."""
 
     name: str
     uuid: str
@@ -61,13 +62,13 @@ class NewMachine:
 
 
 def machine_spec(wanted: NewMachine) -> Any:
-    """The ConfigSpec of a machine with empty disks, thin, in its own folder."""
+    """Return the ConfigSpec of a machine with empty, thin disks in its own folder."""
     return vim.vm.ConfigSpec(
         name=wanted.name,
         uuid=wanted.uuid,
         instanceUuid=wanted.instance_uuid,
         numCPUs=wanted.processors,
-        memoryMB=-(-wanted.memory // (4 << 20)) * 4,  # vSphere takes whole 4 MiB
+        memoryMB=-(-wanted.memory // (4 << 20)) * 4,  # vSphere needs a multiple of 4 MiB
         firmware="efi" if wanted.efi else "bios",
         guestId=guest_id(wanted.system),
         annotation=wanted.notes,
@@ -82,20 +83,21 @@ def machine_spec(wanted: NewMachine) -> Any:
 
 
 def guest_id(system: str) -> str:
-    """VMware's word for a guest system, of those that 6.5 knows."""
+    """Return VMware's identifier for a guest system, one that version 6.5 knows."""
     return next((word for sign, word in _GUESTS if re.search(sign, system, re.IGNORECASE)), _OTHER)
 
 
 def mac_type(mac: str) -> str:
-    """How an address has to be told: a server refuses one of VMware's own that is told as another kind."""
+    """Return the type that the MAC address must be declared as: a server refuses one of VMware's own addresses under
+    another type."""
     octets = [int(part, 16) for part in mac.split(":")]
     if octets[:3] == [0x00, 0x50, 0x56] and octets[3] > 0x3F:
-        return "assigned"  # by a vCenter
+        return "assigned"  # assigned by a vCenter
     return "generated" if octets[:3] == [0x00, 0x0C, 0x29] else "manual"
 
 
 def free_unit(devices: Iterable[Any]) -> tuple[int, int] | None:
-    """A SCSI controller's key and a unit of it where nothing hangs; None if all are taken."""
+    """Return a SCSI controller's key and a free unit of it; None if all are used."""
     found = list(devices)
     for controller in found:
         if not isinstance(controller, _DEVICE.VirtualSCSIController):
@@ -108,7 +110,7 @@ def free_unit(devices: Iterable[Any]) -> tuple[int, int] | None:
 
 
 def added(device: Any, *, make: bool = False) -> Any:
-    """The change that adds a device; ``make``: with a new file."""
+    """Return the change that adds a device; with ``make``, it creates a new file."""
     spec = _SPEC(operation=_SPEC.Operation.add, device=device)
     if make:
         spec.fileOperation = _SPEC.FileOperation.create
@@ -116,7 +118,7 @@ def added(device: Any, *, make: bool = False) -> Any:
 
 
 def removed(device: Any, *, delete: bool = False) -> Any:
-    """The change that removes a device; ``delete``: its file too."""
+    """Return the change that removes a device; with ``delete``, it deletes the file too."""
     spec = _SPEC(operation=_SPEC.Operation.remove, device=device)
     if delete:
         spec.fileOperation = _SPEC.FileOperation.destroy
@@ -124,7 +126,7 @@ def removed(device: Any, *, delete: bool = False) -> Any:
 
 
 def disk_device(file: str, size: int, controller: int, unit: int, key: int, *, mode: str = "persistent") -> Any:
-    """A disk of so many bytes in this file."""
+    """Return a disk of ``size`` bytes in this file."""
     backing = _DEVICE.VirtualDisk.FlatVer2BackingInfo(fileName=file, diskMode=mode, thinProvisioned=True)
     return _DEVICE.VirtualDisk(
         key=key, controllerKey=controller, unitNumber=unit, capacityInKB=-(-size // 1024), backing=backing
@@ -156,7 +158,7 @@ def _card(number: int, card: NewCard) -> Any:
 
 
 def network_backing(network: Any) -> Any:
-    """What a card hangs on: a port group of a distributed switch, or a network of the hosts."""
+    """Return what a card is attached to: a port group of a distributed switch, or a network of the hosts."""
     card = _DEVICE.VirtualEthernetCard
     if isinstance(network, vim.dvs.DistributedVirtualPortgroup):
         switch = network.config.distributedVirtualSwitch

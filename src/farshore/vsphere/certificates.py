@@ -1,7 +1,8 @@
-"""A VMware server's certificate, pinned: it is trusted because it is this one, whoever signed it and whatever its name.
+"""Pin the certificate of a VMware server: exactly this certificate is trusted, whoever signed it and whatever name it
+has.
 
-vCenters sign with an authority of their own and ESXi hosts sign themselves, so the certificate itself is the trust
-anchor. Its dates still count.
+vCenters sign with their own authority and ESXi hosts sign themselves, so the certificate itself is the trust anchor.
+Its dates are still checked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class ShownCertificate:
 
 
 def look(host: str, port: int) -> ShownCertificate:
-    """Ask a server for its certificate, trusting nothing. Raises Unreachable."""
+    """Fetch a server's certificate without trusting it. Raises Unreachable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -37,23 +38,23 @@ def look(host: str, port: int) -> ShownCertificate:
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
             certificate = secure.getpeercert(binary_form=True)
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+    except (OSError, ValueError) as error:  # ValueError: an invalid name
         raise Unreachable(
             f"{host} port {port} shows no certificate ({error}).",
-            remedy="Check the name and the port, and that HTTPS of vCenter or ESXi answers there.",
+            remedy="Check the name and the port, and that vCenter or ESXi answers there by HTTPS.",
         ) from error
     assert certificate is not None  # a server always shows one
     return ShownCertificate(ssl.DER_cert_to_PEM_cert(certificate), fingerprint_of(certificate))
 
 
 def fingerprint_of(certificate: bytes) -> str:
-    """SHA-256 of a DER certificate as ``AB:CD:…``."""
+    """Return the SHA-256 of a DER certificate as ``AB:CD:…``."""
     digest = hashlib.sha256(certificate).hexdigest().upper()
     return ":".join(digest[place : place + 2] for place in range(0, len(digest), 2))
 
 
 def read_fingerprint(text: str) -> str:
-    """A fingerprint as somebody typed it, in the form of ``fingerprint_of``. Raises Malformed."""
+    """Return a typed fingerprint in the form of ``fingerprint_of``. Raises Malformed."""
     digits = re.sub(r"[\s:-]", "", text.strip().removeprefix("SHA256:").removeprefix("sha256:")).upper()
     if not re.fullmatch(r"[0-9A-F]{64}", digits):
         raise Malformed(
@@ -64,7 +65,7 @@ def read_fingerprint(text: str) -> str:
 
 
 def pinned(host: str, port: int, fingerprint: str) -> ShownCertificate:
-    """The server's certificate, if it is the one with this fingerprint. Raises WrongKey, Malformed, Unreachable."""
+    """Fetch the server's certificate if it has this fingerprint. Raises WrongKey, Malformed, Unreachable."""
     wanted, shown = read_fingerprint(fingerprint), look(host, port)
     if shown.fingerprint != wanted:
         raise wrong_certificate(host, shown.fingerprint)
@@ -72,18 +73,18 @@ def pinned(host: str, port: int, fingerprint: str) -> ShownCertificate:
 
 
 def context_for(pem: str) -> ssl.SSLContext:
-    """A context that takes this certificate and no other."""
+    """Return a context that accepts only this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate need not be an authority's
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # nor have what ESXi leaves out of it
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # nor have the extensions that ESXi omits
     context.load_verify_locations(cadata=pem)
     return context
 
 
 def place_of(url: str, server: str) -> tuple[str, int, str]:
-    """Host, port and path with query of a URL that a server gives for a file; ``*`` is the server itself. Raises
-    TryLater for what is none."""
+    """Return host, port and path with query of a URL that a server gives for a file; ``*`` means the server itself.
+    Raises TryLater for an invalid URL."""
     try:
         address = urlsplit(url)
         if not re.fullmatch(r"[\x21-\x7e]*", url):
@@ -92,15 +93,15 @@ def place_of(url: str, server: str) -> tuple[str, int, str]:
         return address.hostname or "*", address.port or 443, path or "/"
     except ValueError as error:
         raise TryLater(
-            f"{server} gives an address for a file that is none.",
-            remedy="It is tried again. If it recurs, report it with the server's version.",
+            f"{server} returned an invalid URL for a file.",
+            remedy="This is retried automatically. If it recurs, report it with the server's version.",
         ) from error
 
 
 def wrong_certificate(host: str, shown: str = "") -> WrongKey:
-    """The error for a server that shows another certificate than the pinned one, or one past its dates."""
+    """Return the error for a server that shows another certificate than the pinned one, or an expired one."""
     which = f"the certificate {shown}" if shown else "a certificate"
     return WrongKey(
-        f"{host} shows {which}, not the one that is pinned, or its dates are over.",
+        f"{host} shows {which}, not the pinned one, or its certificate has expired.",
         remedy="If it was replaced on purpose, remove the VMware server and add it again: farshore vmware add",
     )

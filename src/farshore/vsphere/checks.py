@@ -1,7 +1,7 @@
-"""What keeps a machine from being protected, as far as its VMware server can tell: the rest the agent looks for.
+"""Find what prevents the protection of a machine, as far as its VMware server can tell. The agent checks the rest.
 
-Farshore's agent runs in the guest and copies what the guest writes. So what matters is whether the guest is one that
-the agent runs on, whether others write to the same disks, and whether we can reach it and shut it down in order.
+Farshore's agent runs in the guest and copies what the guest writes. So three things matter: whether the agent supports
+the guest, whether others write to the same disks, and whether we can reach the guest and shut it down.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _HERE = "this machine"
 
 
 def findings(machine: VmwareMachine) -> list[Finding]:
-    """Every finding, errors first; one that says so where there is nothing to say."""
+    """Return every finding, errors first. If there is none, return one that says so."""
     found = [*_state(machine), *_guest(machine), *_boot(machine), *_disks(machine), *_tools(machine), *_rights(machine)]
     if not found:
-        return [Finding(subject=_HERE, severity=CheckSeverity.OK, message="Nothing stands in the way.")]
+        return [Finding(subject=_HERE, severity=CheckSeverity.OK, message="No problem was found.")]
     return sorted(found, key=lambda one: _WORTH.index(one.severity))
 
 
 def reachable_addresses(machine: VmwareMachine) -> list[str]:
-    """The guest's addresses that another machine can reach, the first one that the tools name first, IPv4 before
+    """Return the guest's addresses that another machine can reach: the first one that the tools name, then IPv4 before
     IPv6."""
     known = [one for one in (machine.address, *machine.addresses) if one]
     usable = [one for one in dict.fromkeys(known) if _is_reachable(one)]
@@ -58,38 +58,54 @@ def _warning(subject: str, message: str, remedy: str) -> Finding:
 
 def _state(machine: VmwareMachine) -> Iterator[Finding]:
     if machine.template:
-        yield _error(_HERE, "It is a template.", "Make a machine of it (Convert to Virtual Machine), or leave it out.")
+        yield _error(_HERE, "The machine is a template.", "Convert it to a virtual machine, or do not protect it.")
     elif machine.state not in ("", "connected"):
-        yield _error(_HERE, f"Its server calls it {machine.state}.", "Bring its host and datastore back first.")
+        yield _error(
+            _HERE,
+            f"The VMware server reports the machine as {machine.state}.",
+            "Make its host and datastore accessible first.",
+        )
     elif machine.power != "poweredOn":
-        yield _error(_HERE, "It is not powered on.", "Power it on: the mobility service is installed in the guest.")
+        yield _error(
+            _HERE, "The machine is not powered on.", "Power it on: the mobility service is installed in the guest."
+        )
 
 
 def _guest(machine: VmwareMachine) -> Iterator[Finding]:
-    # What the tools found counts more than what somebody chose once.
+    # What the tools found is more reliable than what somebody once configured.
     said = machine.guest_found or f"{machine.guest_id} {machine.guest}"
     name = machine.guest_found or machine.guest or machine.guest_id or "an unknown system"
     if _OTHER_SYSTEM.search(said) and not _LINUX.search(said):
-        yield _error("guest system", f"It runs {name}.", "Protect it by another product: Farshore protects Linux.")
+        yield _error(
+            "guest system", f"The machine runs {name}.", "Use another product for it: Farshore protects Linux only."
+        )
     elif not _LINUX.search(said):
         yield _warning(
-            "guest system", f"It is set up for {name}.", "See that it runs Linux for x86_64; the agent checks it too."
+            "guest system",
+            f"The machine is configured for {name}.",
+            "Check that it runs Linux for x86_64. The agent checks this too.",
         )
     elif machine.guest_id and "64" not in machine.guest_id:
-        yield _warning("guest system", f"It is set up as a 32-bit system ({machine.guest_id}).",
-                       "See that it is x86_64 (uname -m): the mobility service runs there only.")  # fmt: skip
+        yield _warning("guest system", f"The machine is configured as a 32-bit system ({machine.guest_id}).",
+                       "Check that it is x86_64 (uname -m): the mobility service runs only there.")  # fmt: skip
 
 
 def _boot(machine: VmwareMachine) -> Iterator[Finding]:
     if machine.firmware not in ("", "bios", "efi"):
-        yield _error("boot", f"Its firmware is {machine.firmware}.", "Only BIOS and EFI can be recovered.")
+        yield _error("boot", f"The machine's firmware is {machine.firmware}.", "Only BIOS and EFI can be recovered.")
     if machine.secure_boot:
-        yield _warning("boot", "Secure Boot is on.", "Try it by a test failover: sites may start it without.")
+        yield _warning(
+            "boot", "Secure Boot is on.", "Run a test failover: a site may start the machine without Secure Boot."
+        )
 
 
 def _disks(machine: VmwareMachine) -> Iterator[Finding]:
     if not machine.disks:
-        yield _error("disks", "It has no virtual disk.", "Add one, or see that the account may read its devices.")
+        yield _error(
+            "disks",
+            "The machine has no virtual disk.",
+            "Add one, or check that the account may read the machine's devices.",
+        )
     for disk in machine.disks:
         yield from _disk(disk)
     if machine.snapshots:
@@ -102,8 +118,8 @@ def _disks(machine: VmwareMachine) -> Iterator[Finding]:
     if machine.encrypted:
         yield _warning(
             "disks",
-            "It is encrypted by vSphere. What the guest reads is copied, and encrypted with the vault's key.",
-            "See that the recovery site may hold it; encrypt its storage there if it must be.",
+            "The machine is encrypted by vSphere. Farshore copies the decrypted data and encrypts it with the vault's key.",
+            "Check that the recovery site may store this data; encrypt the storage there if required.",
         )
 
 
@@ -112,42 +128,42 @@ def _disk(disk: VmwareDisk) -> Iterator[Finding]:
         how = "multi-writer" if disk.shared else f"bus sharing: {disk.shared_bus}"
         yield _error(
             disk.label,
-            f"Other machines may write to it ({how}), unseen by the agent.",
-            "Stop sharing it, or name the other disks only: farshore vmware protect --disk /dev/sda",
+            f"Other machines may write to the disk ({how}); the agent cannot see that.",
+            "Stop sharing the disk, or name only the other disks: farshore vmware protect --disk /dev/sda",
         )
     if disk.backing in (DiskBacking.RDM_PHYSICAL, DiskBacking.RDM_VIRTUAL):
         kind = "physical" if disk.backing is DiskBacking.RDM_PHYSICAL else "virtual"
         yield _warning(
             disk.label,
-            f"It is a raw device mapping ({kind} mode). It is protected, and recovered as an ordinary disk.",
-            "Leave it out, by naming the others with --disk, if its storage array protects it.",
+            f"The disk is a raw device mapping ({kind} mode). It is protected, and recovered as a normal disk.",
+            "If its storage array protects it, exclude it by naming the others with --disk.",
         )
     elif disk.backing is DiskBacking.OTHER:
-        yield _warning(disk.label, "Its backing is of an unknown kind.", "Try it by a test failover.")
+        yield _warning(disk.label, "The disk's backing is of an unknown kind.", "Run a test failover.")
     if disk.mode.endswith("nonpersistent"):
         yield _warning(
             disk.label,
-            f"Its mode is {disk.mode}: at power-off vSphere forgets what was written to it, its copy does not.",
-            "Make it persistent, or leave it out by naming the others with --disk.",
+            f"The disk's mode is {disk.mode}: at power-off vSphere discards writes to it, but the copy keeps them.",
+            "Make the disk persistent, or exclude it by naming the others with --disk.",
         )
     elif disk.mode.startswith("independent"):
         yield _warning(
             disk.label,
-            "It is independent: snapshots of vSphere leave it out. Recovery points do not.",
-            "Nothing has to be done.",
+            "The disk is independent: vSphere snapshots exclude it, recovery points include it.",
+            "No action is needed.",
         )
 
 
 def _tools(machine: VmwareMachine) -> Iterator[Finding]:
     if machine.power != "poweredOn" or machine.template:
-        return  # they do not run then
+        return  # the tools do not run then
     if machine.tools not in ("guestToolsRunning", ""):
         yield _warning(
-            "VMware tools", "They do not run.", "In the guest: apt-get install open-vm-tools (or dnf, zypper)."
+            "VMware tools", "VMware tools do not run.", "In the guest: apt-get install open-vm-tools (or dnf, zypper)."
         )
     if not reachable_addresses(machine):
         yield _warning(
-            "network", "No address is reported that can be reached.", "Name it: farshore vmware protect --address"
+            "network", "The VMware server reports no reachable address.", "Name it: farshore vmware protect --address"
         )
 
 

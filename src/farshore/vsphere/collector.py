@@ -1,8 +1,8 @@
-"""One property filter over everything that discovery wants, and one long question after another about what changed.
+"""One property filter over everything that discovery needs, and one long request after another for changes.
 
-The server keeps the filter in our session and counts versions: an answer to WaitForUpdatesEx says what changed since
-the version that was asked with. ``partialUpdates=False``: a property that changed comes whole, not as a path into it.
-An answer that never arrived cannot be asked for again with certainty, so after any failure everything is begun anew.
+The server keeps the filter in our session and counts versions: the answer to WaitForUpdatesEx has the changes since the
+version in the request. ``partialUpdates=False``: a changed property comes complete, not as a path into it. A lost
+answer cannot be requested again reliably, so after any failure everything begins anew.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from farshore.vsphere.session import Session
 
 _QUERY: Final = vmodl.query.PropertyCollector
 PORTION: Final = 100
-"""Objects of one answer: 1 MiB of XML. The rest comes with the next."""
+"""Objects in one answer: 1 MiB of XML. The rest comes with the next."""
 _CANCEL_SECONDS: Final = 3.0
 
 
 class Filter:
-    """The filter of one session; it goes with it."""
+    """The filter of one session; it ends with the session."""
 
     def __init__(self, session: Session) -> None:
-        """Make it at the server. Raises as ``translated``."""
+        """Create it at the server. Raises as ``translated``."""
         self._session = session
         kinds = [vim.VirtualMachine, *(sdk_type for sdk_type, _ in PLACES.values())]
         properties = [_QUERY.PropertySpec(type=vim.VirtualMachine, pathSet=list(MACHINE))]
@@ -40,14 +40,14 @@ class Filter:
             self._collector.CreateFilter(_QUERY.FilterSpec(objectSet=[start], propSet=properties), False)
 
     def wait(self, version: str, seconds: int) -> Any:
-        """The SDK's UpdateSet of what changed since a version ("": everything), or None where nothing did. It may be
-        truncated: then ask on at once. Raises as ``translated``."""
+        """Return the SDK's UpdateSet of the changes since a version ("": everything), or None if there are none. If it
+        is truncated, ask for the rest at once. Raises as ``translated``."""
         options = _QUERY.WaitOptions(maxWaitSeconds=seconds, maxObjectUpdates=PORTION)
         with translated(self._session.host):
             return self._collector.WaitForUpdatesEx(version, options)
 
     def cancel(self) -> None:
-        """End a ``wait`` of another thread, as far as the server listens."""
+        """End a ``wait`` of another thread, if the server still answers."""
         other = self._session.beside(_CANCEL_SECONDS)
         with contextlib.suppress(Exception):  # it would end by itself as well
             _QUERY(self._collector._moId, other).CancelWaitForUpdates()

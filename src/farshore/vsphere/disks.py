@@ -1,8 +1,8 @@
-"""Virtual disks of one machine on another one: hot-added to the machine that this program runs in, written there, and
-taken off again with their files kept.
+"""Use virtual disks of one machine on another one: hot-add them to the machine that this program runs in, write them
+there, and remove them again with their files kept.
 
-VMware lets several machines have one file as their disk, and lets one that runs open it. So the machine that it belongs
-to is off meanwhile, and stays so.
+VMware allows several machines to have one file as their disk, and a running machine to open it. The machine that owns
+the disk must therefore be off, and remain off.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class VirtualDisk:
     size: int
     uuid: str
     plain: bool
-    """A file of the usual kind, which another machine can have too."""
+    """An ordinary virtual disk file, which another machine can also attach."""
 
 
 def disks_of(session: Session, machine: str) -> list[VirtualDisk]:
-    """A machine's disks, in the order in which they hang on their controllers. Raises NotFound, as ``translated``."""
+    """Return a machine's disks, in the order of their controllers and units. Raises NotFound, and as ``translated``."""
     with machine_there(session, machine) as found:
         return [_told(one) for one in _devices(session, found)]
 
 
 def find_proxy(session: Session, wanted: str) -> str:
-    """The id of the machine that this program runs in, by its UUID or its name. Raises NotFound, Refused."""
+    """Return the id of the machine that this program runs in, by its UUID or its name. Raises NotFound, Refused."""
     found = with_uuid(session, wanted) if re.fullmatch(r"[0-9A-Fa-f-]{36}", wanted) else _named(session, wanted)
     if found is None:
         raise NotFound(
@@ -56,7 +56,7 @@ def find_proxy(session: Session, wanted: str) -> str:
     if found.power != "poweredOn":
         raise Refused(
             f"The machine {found.name} at {session.host} is off, so this server does not run in it.",
-            remedy="Name the one that it runs in, by its UUID: cat /sys/class/dmi/id/product_uuid",
+            remedy="Name the machine that this server runs in, by its UUID: cat /sys/class/dmi/id/product_uuid",
         )
     return found.id
 
@@ -71,8 +71,8 @@ def _named(session: Session, name: str) -> Seen | None:
 
 
 def add_blank(session: Session, machine: str, name: str, size: int) -> VirtualDisk:
-    """Give a machine a disk more, empty and thin, in a file of this name in the machine's own folder. Raises Refused
-    where it has no place for one."""
+    """Add an empty thin disk to a machine, in a file of this name in the machine's own folder. Raises Refused if the
+    machine has no free unit."""
     with machine_there(session, machine) as found:
         file = f"{str(found.config.files.vmPathName).rpartition('/')[0]}/{name}"
         controller, unit = _free(found)
@@ -82,26 +82,27 @@ def add_blank(session: Session, machine: str, name: str, size: int) -> VirtualDi
 
 
 def delete(session: Session, machine: str, files: Collection[str]) -> None:
-    """Take disks off a machine that is off, and delete their files. Those that are gone are fine."""
+    """Remove disks from a machine that is off, and delete their files. Missing disks are ignored."""
     _take_off(session, machine, files, delete=True)
 
 
 def attach(session: Session, proxy: str, disks: Iterable[VirtualDisk]) -> None:
-    """Hang disks on the machine that this program runs in, whatever else they hang on. Those that do already are
-    fine."""
+    """Attach disks to the machine that this program runs in, whatever else they are attached to. Disks that are already
+    attached are ignored."""
     with machine_there(session, proxy) as found:
         for disk in disks:
             there = {one.backing.fileName for one in _devices(session, found)}
             if disk.file in there:
                 continue
             controller, unit = _free(found)
-            # Independent: a snapshot of this machine has nothing to do with it.
+            # Independent, so a snapshot of this machine does not include it.
             device = disk_device(disk.file, disk.size, controller, unit, -260, mode="independent_persistent")
             finished(session, found.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(device)])), _SECONDS)
 
 
 def detach(session: Session, proxy: str, files: Collection[str]) -> None:
-    """Take disks off the machine that this program runs in; their files stay. Those that do not hang there are fine."""
+    """Remove disks from the machine that this program runs in; their files remain. Disks that are not attached are
+    ignored."""
     _take_off(session, proxy, files, delete=False)
 
 
@@ -124,7 +125,7 @@ def _free(found: Any) -> tuple[int, int]:
     place = free_unit(found.config.hardware.device)
     if place is None:
         raise Refused(
-            f"{found.name} has no place for a disk more on its SCSI controllers.",
+            f"{found.name} has no free unit for another disk on its SCSI controllers.",
             remedy="Add a SCSI controller (VMware Paravirtual) to it.",
         )
     return place

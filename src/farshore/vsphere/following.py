@@ -1,8 +1,8 @@
-"""Discovery at one VMware server, for as long as it is wanted: log in, learn everything, then what changes.
+"""Run discovery at one VMware server: log in, list everything, then follow the changes.
 
-Whatever goes wrong ends the session and begins a new one, which learns everything anew; the sink compares, so nothing
-is lost and little is written. A server that is away is tried again soon and then more rarely; one that refuses us is
-left alone for minutes, because wrong passwords lock accounts.
+Any error ends the session and begins a new one, which lists everything again. The sink compares with what it has, so
+nothing is lost and little is written. A server that is unreachable is tried again soon and then less often. One that
+refuses us is left alone for minutes, because wrong passwords lock accounts.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Where what is known is kept. It is called by one thread, and raises our errors."""
+    """Stores what discovery finds. Called by one thread; it raises our errors."""
 
     def connected(self, product: str) -> None:
-        """We are logged in and have what discovery needs."""
+        """Called when we are logged in and have the required privileges."""
 
     def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
-        """Some changed, or may have; some are gone."""
+        """Store machines and places that changed or may have changed, and delete those in ``gone``."""
 
     def whole(self, known: Collection[str]) -> None:
-        """Everything was told of: what is not among these ids does not exist any more."""
+        """Called when everything was listed: an object that is not among these ids no longer exists."""
 
     def failed(self, error: FarshoreError) -> None:
-        """It does not work now."""
+        """Called when discovery fails."""
 
 
 class Watch(Protocol):
     """A farshore.vsphere.collector.Filter."""
 
     def wait(self, version: str, seconds: int) -> Any:
-        """The SDK's UpdateSet of what changed since a version, or None."""
+        """Return the SDK's UpdateSet of the changes since a version, or None."""
 
     def cancel(self) -> None:
         """End a ``wait`` of another thread."""
@@ -51,9 +51,9 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """All in seconds. ``wait``: how long the server holds a question that has no answer yet. After a failure it is
-    tried again after ``again``, then each time after twice as long, at most after ``most``; after ``refused`` where the
-    server refuses us."""
+    """All in seconds. ``wait``: how long the server holds a request that has no answer yet. After a failure the first
+    retry comes after ``again``, then the time doubles up to ``most``. If the server refuses us, the retry comes after
+    ``refused``."""
 
     wait: int = 10
     again: float = 1.0
@@ -63,7 +63,7 @@ class Pace:
 
 @dataclass
 class Follower:
-    """``run`` is the work of a thread; ``stop`` may be called from another one."""
+    """``run`` is the body of a thread; ``stop`` may be called from another one."""
 
     login: Callable[[], Login]
     sink: Sink
@@ -75,7 +75,7 @@ class Follower:
     _failures: int = 0
 
     def run(self) -> None:
-        """Follow until ``stop``. Raises nothing of ours."""
+        """Follow until ``stop``. Raises none of our errors."""
         while not self._stopped.is_set():
             try:
                 with self.connect(self.login()) as opened:
@@ -84,7 +84,7 @@ class Follower:
                 if self._stopped.is_set():
                     return
                 self._failures += 1
-                log.warning("Discovery begins anew: %s", error)
+                log.warning("Discovery begins again: %s", error)
                 self._tell(error)
                 self._stopped.wait(self._pause(error))
             finally:
@@ -92,15 +92,15 @@ class Follower:
 
     @property
     def stopped(self) -> bool:
-        """Whether it is to end, or has ended."""
+        """Return whether it must end, or has ended."""
         return self._stopped.is_set()
 
     def rest(self, seconds: float) -> None:
-        """Do nothing for a while, unless it is stopped."""
+        """Wait for ``seconds``, or until it is stopped."""
         self._stopped.wait(seconds)
 
     def stop(self) -> None:
-        """End it soon."""
+        """Make it end soon."""
         self._stopped.set()
         filter_now = self._filter
         if filter_now is not None:
@@ -122,7 +122,7 @@ class Follower:
                 self.sink.whole({*inventory.machines, *inventory.places})
                 whole, self._failures = True, 0
             elif update is None:
-                self.sink.keep([], [], [])  # nothing new, and it answers
+                self.sink.keep([], [], [])  # no changes, and the server answers
 
     def _keep(self, inventory: Inventory, changes: Changes) -> None:
         if changes:
@@ -133,7 +133,7 @@ class Follower:
         try:
             self.sink.failed(error)
         except FarshoreError as second:
-            log.warning("What discovery failed with cannot be kept: %s", second)
+            log.warning("The error of discovery cannot be stored: %s", second)
 
     def _pause(self, error: FarshoreError) -> float:
         if not isinstance(error, TryLater):
@@ -142,7 +142,7 @@ class Follower:
 
 
 def lacking(host: str, missing: Collection[str]) -> Forbidden:
-    """The error for an account that lacks privileges, each of them named."""
+    """Return the error for an account that lacks privileges, with each of them named."""
     return Forbidden(
         f"The account at {host} lacks {len(missing)} privileges that discovery needs: {', '.join(missing)}.",
         remedy="Give it a role with them (Read-only has them) on the vCenter or host itself, with propagation.",

@@ -1,8 +1,8 @@
-"""Programs in a machine's guest, by VMware's guest operations: for machines that no network leads to.
+"""Run programs in a machine's guest by VMware's guest operations, for machines that no network reaches.
 
-The guest's tools carry out what they are asked over the hypervisor's own channel: make a folder, take and give files,
-start a program, say how it ended. There is no input and no output, so each command has a folder of its own, which its
-user alone may read: a file that is its input, and two for what it says. The folder goes whatever happens.
+The guest's tools carry out requests over the hypervisor's own channel: create a folder, read and write files, start a
+program, report how it ended. There is no standard input and output, so each command has its own folder, which only its
+user may read: one file is its input, and two files are its outputs. The folder is always deleted.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from farshore.vsphere.session import Session
 
 GUEST = ("VirtualMachine.GuestOperations.Query", "VirtualMachine.GuestOperations.Modify",
          "VirtualMachine.GuestOperations.Execute")  # fmt: skip
-"""Privileges that it takes."""
+"""Privileges that this needs."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _TRANSFER_SECONDS = 300.0
 _MOST_SAID = 4 << 20
-"""Of one output, bytes."""
+"""Limit for one output, in bytes."""
 _PRIVATE = vim.vm.guest.FileManager.PosixFileAttributes(permissions=0o600)
 _UNAVAILABLE = (vim.fault.GuestOperationsUnavailable, vim.fault.InvalidPowerState, vim.fault.InvalidState)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended, and what it said."""
+    """How a program ended, and its output."""
 
     status: int
     output: bytes
@@ -51,13 +51,13 @@ class Guest:
     session: Session
     machine: str
     name: str
-    """Of the machine, for people."""
+    """The machine's name, for messages."""
     user: str
     password: str = field(repr=False)
     sleep: Callable[[float], None] = time.sleep
 
     def run(self, command: str, given: bytes, seconds: float) -> Ended:
-        """Run a shell command with this input. Raises TryLater where it has not ended in time (it is ended then) or the
+        """Run a shell command with this input. Raises TryLater if it has not ended in time (it is ended then) or the
         tools do not answer, Forbidden, Unreachable."""
         with self._folder() as folder:
             self._put(f"{folder}/given", given)
@@ -66,7 +66,7 @@ class Guest:
             return Ended(status, self._get(f"{folder}/output"), self._get(f"{folder}/errors"))
 
     def put(self, path: str, content: bytes) -> None:
-        """Write a file there, which its user alone may read."""
+        """Write a file that only its user may read."""
         self._put(path, content)
 
     @property
@@ -81,7 +81,7 @@ class Guest:
 
     @contextmanager
     def _asked(self) -> Iterator[Any]:
-        """Ask the guest within; its faults are ours."""
+        """Send requests to the guest inside; its faults become our errors."""
         with machine_there(self.session, self.machine) as found:
             try:
                 yield found
@@ -129,7 +129,7 @@ class Guest:
             with self._asked() as found:
                 listed = self._operations.processManager.ListProcessesInGuest(found, self._auth, [process])
             if not listed:
-                raise TryLater(f"{self.name} no longer knows how a program ended.", remedy="Repeat the command.")
+                raise TryLater(f"{self.name} no longer reports how a program ended.", remedy="Repeat the command.")
             if listed[0].endTime is not None:
                 return int(listed[0].exitCode or 0)
             if time.monotonic() > end:
@@ -152,7 +152,8 @@ class Guest:
         return self._transfer("GET", str(told.url), b"")
 
     def _transfer(self, method: str, url: str, content: bytes) -> bytes:
-        """By a host of the server's, whose certificate that knows; ``*`` is the server itself."""
+        """Transfer a file through the host of the guest, with the certificate that the server knows for it; ``*`` is
+        the server itself."""
         host, port, path = place_of(url, self.session.host)
         itself = host in ("*", self.session.host)
         if itself:
@@ -165,13 +166,15 @@ class Guest:
             said = answer.read(_MOST_SAID)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
-                f"{host} broke off a file for {self.name} ({error}).",
+                f"{host} interrupted a file transfer for {self.name} ({error}).",
                 remedy=f"Open TCP port {port} from here to {host}.",
             ) from error
         finally:
             connection.close()
         if answer.status not in (200, 201):
-            raise Unreachable(f"{host} refused a file for {self.name} ({answer.status}).", remedy="Repeat the command.")
+            raise Unreachable(
+                f"{host} refused a file transfer for {self.name} ({answer.status}).", remedy="Repeat the command."
+            )
         return said
 
     def _of_host(self) -> ssl.SSLContext:
@@ -181,12 +184,12 @@ class Guest:
             return context_for(shown.decode("ascii", "replace"))
         except (OSError, ValueError) as error:
             raise TryLater(
-                f"{self.session.host} has no certificate of the host that runs {self.name}.",
-                remedy="Connect the host anew in vCenter, then repeat.",
+                f"{self.session.host} does not know the certificate of the host that runs {self.name}.",
+                remedy="Reconnect the host in vCenter, then repeat.",
             ) from error
 
 
 def _script(command: str, folder: str) -> str:
-    """Its output goes to files, which are there whatever the command does."""
+    """Return a script whose output goes to files, which exist whatever the command does."""
     place = shlex.quote(folder)
     return f"umask 077\n{{ {command}\n}} < {place}/given > {place}/output 2> {place}/errors\n"

@@ -1,7 +1,7 @@
-"""What is known of one VMware server: every update that the filter tells of is taken in, whole or in part.
+"""Keep what is known about one VMware server: every update of the filter is applied, complete or partial.
 
-What the account may not read, and what cannot be understood, is noted with the machine and stays at its default: one
-odd machine ends nobody's discovery.
+Properties that the account may not read, or whose value is not understood, are noted with the machine and keep their
+default: one odd machine does not stop discovery.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_AS_EXPECTED = (AttributeError, LookupError, TypeError, ValueError)
 
 @dataclass
 class Changes:
-    """Ids of what is new or other, and of what is gone."""
+    """Ids of new or changed objects, and of deleted ones."""
 
     machines: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
@@ -40,7 +40,7 @@ class Inventory:
         self.places: dict[str, VmwarePlace] = {}
 
     def apply(self, update: Any) -> Changes:
-        """Take in an UpdateSet of the SDK. Raises Refused beyond ``MOST_KNOWN``."""
+        """Apply an UpdateSet of the SDK. Raises Refused beyond ``MOST_KNOWN``."""
         changes = Changes()
         for portion in update.filterSet or []:
             for one in portion.objectSet or []:
@@ -59,14 +59,14 @@ class Inventory:
             fields, _ = _read(update, PLACES[kind][1])
             before = None if update.kind == "enter" else self.places.get(known)
             before = before or VmwarePlace(id=known, kind=kind)
-            with contextlib.suppress(ValueError):  # a value that no field takes: it stays as it was
+            with contextlib.suppress(ValueError):  # a value that no field accepts: the old one remains
                 before = VmwarePlace.model_validate({**dict(before), **fields})
             self.places[known] = before
             changes.places.add(known)
         if len(self.machines) + len(self.places) > MOST_KNOWN:
             raise Refused(
                 f"The server has more than {MOST_KNOWN} machines, hosts, datastores, networks and folders.",
-                remedy="Give the account its role on a part of them only.",
+                remedy="Give the account its role on only a part of them.",
             )
         changes.gone.discard(known)
 
@@ -78,7 +78,7 @@ class Inventory:
         fields["unread"] = sorted((set(before.unread) - told) | unread)[:_MOST_UNREAD]
         try:
             self.machines[known] = changed(before, fields)
-        except ValueError:  # a value that no field takes
+        except ValueError:  # a value that no field accepts
             self.machines[known] = changed(before, {"unread": sorted({*fields["unread"], *told})[:_MOST_UNREAD]})
 
     def _forget(self, known: str, changes: Changes) -> None:
@@ -90,7 +90,7 @@ class Inventory:
 
 
 def _read(update: Any, readers: Mapping[str, Reader]) -> tuple[Fields, set[str]]:
-    """The fields that an update tells of, and the properties that cannot be read."""
+    """Return the fields in an update, and the properties that cannot be read."""
     fields: Fields = {}
     unread = {str(one.path) for one in update.missingSet or []}
     for change in update.changeSet or []:

@@ -1,7 +1,7 @@
-"""New machines at a VMware server: with empty disks, or with disks that are sent there, by the server's own way for an
-import: a lease, under which each disk is sent as a stream-optimised VMDK to the host that will keep it.
+"""Create machines at a VMware server, with empty disks or with uploaded ones. Uploads use the server's own import: a
+lease, under which each disk is sent as a stream-optimised VMDK to the host that will store it.
 
-A machine whose disks did not come whole is destroyed again. The lease ends by itself where nobody says how far it is.
+A machine whose disks did not arrive completely is destroyed. A lease expires if nobody reports progress.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _STATE = vim.HttpNfcLease.State
 
 
 def make(session: Session, places: Places, wanted: NewMachine) -> str:
-    """Make a machine with empty disks, off. Return its id. Raises as ``finished``."""
+    """Create a machine with empty disks, off. Return its id. Raises as ``finished``."""
     with translated(session.host):
         task = places.folder.CreateVM_Task(machine_spec(wanted), places.pool, places.host)
     return str(finished(session, task, _SECONDS)._moId)
 
 
 def make_with(session: Session, places: Places, wanted: NewMachine, images: Sequence[Path]) -> None:
-    """Make a machine whose disks are these stream-optimised VMDKs, in the order of ``wanted.disks``. Raises
-    Unreachable, Refused, as ``translated``; then the caller looks for what is left of it."""
+    """Create a machine whose disks are these stream-optimised VMDKs, in the order of ``wanted.disks``. Raises
+    Unreachable, Refused, and as ``translated``; then the caller must look for remains."""
     spec = vim.vm.VmImportSpec(configSpec=machine_spec(wanted))
     with translated(session.host):
         lease = places.pool.ImportVApp(spec, places.folder, places.host)
@@ -66,7 +66,7 @@ def _await_ready(session: Session, lease: Any) -> None:
         if state == _STATE.ready:
             return
         if time.monotonic() > end:
-            raise TryLater(f"{session.host} did not prepare the import.", remedy="It is retried by itself.")
+            raise TryLater(f"{session.host} did not prepare the import.", remedy="This is retried automatically.")
         time.sleep(0.5)
 
 
@@ -75,7 +75,7 @@ def _send_all(session: Session, lease: Any, images: Sequence[Path]) -> None:
         urls = [one for one in lease.info.deviceUrl or [] if one.disk]
     if len(urls) != len(images):
         raise Refused(
-            f"{session.host} asks for {len(urls)} disks of {len(images)}.",
+            f"{session.host} requests {len(urls)} disks, but the machine has {len(images)}.",
             remedy="Report it, with the server's version.",
         )
     whole, before = sum(image.stat().st_size for image in images) or 1, 0
@@ -86,7 +86,8 @@ def _send_all(session: Session, lease: Any, images: Sequence[Path]) -> None:
 
 
 class _Kept:
-    """Keeps a lease by telling how far the import is, in a session's stub of its own: calls take turns there."""
+    """Keeps a lease alive by reporting the progress of the import. It uses its own stub of the session, because calls
+    on one stub take turns."""
 
     def __init__(self, session: Session, lease: Any) -> None:
         self._percent, self._ended = 0, threading.Event()
@@ -104,20 +105,20 @@ class _Kept:
         self._stub.DropConnections()
 
     def tell(self, percent: int) -> None:
-        """So much of it is sent."""
+        """Report the percentage that was sent."""
         self._percent = min(100, percent)
 
     def _keep(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # the sending itself tells what is wrong
+            with contextlib.suppress(Exception):  # the transfer itself reports what is wrong
                 self._lease.HttpNfcLeaseProgress(self._percent)
             if self._ended.wait(_TELL_EVERY):
                 return
 
 
 def _send(session: Session, target: Any, image: Path, sent: Any) -> None:
-    """Send one disk to the host that asks for it; ``*`` is the server itself. A host shows a certificate of its own,
-    which the server has told us by its SHA-1 thumbprint."""
+    """Send one disk to the host that asks for it; ``*`` is the server itself. A host has its own certificate, whose
+    SHA-1 thumbprint the server has told us."""
     host, port, path = place_of(str(target.url), session.host)
     if host == "*":
         host, port = session.host, session.login.port
@@ -141,8 +142,8 @@ def _send(session: Session, target: Any, image: Path, sent: Any) -> None:
         answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(
-            f"{host} broke off the import of a disk ({error}).",
-            remedy=f"Open TCP port {port} from here to {host}, and see that it has room.",
+            f"{host} interrupted the import of a disk ({error}).",
+            remedy=f"Open TCP port {port} from here to {host}, and check that it has free space.",
         ) from error
     finally:
         connection.close()
@@ -162,15 +163,15 @@ def _check(connection: http.client.HTTPSConnection, host: str, thumbprint: str) 
     shown = hashlib.sha1(connection.sock.getpeercert(binary_form=True) or b"", usedforsecurity=False).hexdigest()
     if shown.lower() != thumbprint.replace(":", "").lower():
         raise Refused(
-            f"{host} shows another certificate than its vCenter has of it.",
-            remedy="See that no proxy stands between; then connect the host anew in vCenter.",
+            f"{host} shows another certificate than its vCenter knows for it.",
+            remedy="Check that no proxy is in between. Then reconnect the host in vCenter.",
         )
 
 
 def _abort(session: Session, lease: Any) -> None:
-    """By which a server removes what it had made."""
+    """Abort the lease, so that the server removes what it had made."""
     try:
         with translated(session.host):
             lease.HttpNfcLeaseAbort()
     except FarshoreError:
-        return  # it ends by itself
+        return  # it expires by itself

@@ -1,6 +1,6 @@
-"""Where a machine is made: names that people know, as the SDK's objects.
+"""Resolve names that people use to the SDK's objects, for the place of a new machine.
 
-What is not named is chosen where there is one to choose from; where there are several, the error lists them.
+A name that is not given is chosen if there is only one; if there are several, the error lists them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Names:
-    """Names at a VMware server; empty: the only one. ``host``: empty: the cluster's choice."""
+    """Names at a VMware server; empty: the only one. An empty ``host``: the cluster chooses."""
 
     datacenter: str = ""
     cluster: str = ""
@@ -43,11 +43,11 @@ class Places:
     networks: dict[str, Any]
     accessible: bool
     free: int
-    """Bytes that are free in the datastore."""
+    """Free bytes in the datastore."""
 
 
 def find_places(session: Session, names: Names) -> Places:
-    """Resolve them. Raises Refused for what is not there or not the only one, as ``translated``."""
+    """Resolve the names. Raises Refused for a name that does not exist or is not unique, and as ``translated``."""
     with translated(session.host):
         centre = _one(session, vim.Datacenter, session.content.rootFolder, names.datacenter, "datacenter")
         compute = _one(session, vim.ComputeResource, centre.hostFolder, names.cluster, "cluster")
@@ -104,7 +104,7 @@ def _missing(what: str, name: str, there: dict[str, Any]) -> Refused:
 def _several(what: str, there: dict[str, Any]) -> Refused:
     if not there:
         return Refused(
-            f"There is no {what}.", remedy=f"Make one, or let the account see it: System.View on the {what}."
+            f"There is no {what}.", remedy=f"Create one, or let the account see it: System.View on the {what}."
         )
     return Refused(f"There are several of the kind {what}: {_shown(there)}.", remedy=f"Name one: --setting {what}=NAME")
 

@@ -1,7 +1,7 @@
-"""A machine at a VMware server on and off, and its mark: what says to people there why it is kept off.
+"""Switch a machine at a VMware server on and off, and mark it with the reason why it is kept off.
 
-The mark is a line of the machine's notes, which every client shows; vCenter shows it in a column, too, as the custom
-attribute ``Farshore``. ESXi by itself has no custom attributes.
+The mark is a line in the machine's notes, which every client shows. vCenter also shows it in a column, as the custom
+attribute ``Farshore``. ESXi alone has no custom attributes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from farshore.vsphere.session import Session
 from farshore.vsphere.tasks import finished
 
 POWER = ("VirtualMachine.Interact.PowerOff", "VirtualMachine.Config.Annotation")
-"""Privileges that it takes to shut a machine down, to cut it off and to mark it."""
+"""Privileges to shut a machine down, to power it off and to mark it."""
 FIELD = "Farshore"
-"""The custom attribute; it takes Global.ManageCustomFields and Global.SetCustomField, and is left out without them."""
+"""The custom attribute. It needs Global.ManageCustomFields and Global.SetCustomField, and is omitted without them."""
 _PREFIX = "[Farshore] "
 _TASK_SECONDS = 300.0
 
 
 @contextmanager
 def machine_there(session: Session, machine: str) -> Iterator[Any]:
-    """The SDK's object of a machine; errors within are ours. Raises NotFound where it is no more, as ``translated``."""
+    """Yield the SDK's object of a machine; errors inside become ours. Raises NotFound if it no longer exists, and as
+    ``translated``."""
     with translated(session.host):
         try:
             yield vim.VirtualMachine(machine, session.stub)
@@ -41,14 +42,14 @@ def machine_there(session: Session, machine: str) -> Iterator[Any]:
 
 
 def is_off(session: Session, machine: str) -> bool:
-    """Whether a machine is powered off, as of now."""
+    """Return whether a machine is powered off now."""
     with machine_there(session, machine) as found:
         return str(found.runtime.powerState) == "poweredOff"
 
 
 def shut_down_guest(session: Session, machine: str) -> str:
-    """Ask the tools in a machine's guest to shut it down, and do not wait for it. Return why they cannot be asked;
-    empty if they were, or if it is off."""
+    """Ask the tools in a machine's guest to shut it down, without waiting. Return why they cannot be asked, or "" if
+    they were asked or the machine is off."""
     with machine_there(session, machine) as found:
         try:
             found.ShutdownGuest()
@@ -60,7 +61,7 @@ def shut_down_guest(session: Session, machine: str) -> str:
 
 
 def power_off(session: Session, machine: str) -> None:
-    """Cut a machine off, whatever its guest does. Off already is fine."""
+    """Power a machine off, whatever its guest does. Does nothing if it is off."""
     with machine_there(session, machine) as found:
         try:
             finished(session, found.PowerOffVM_Task(), _TASK_SECONDS)
@@ -70,7 +71,7 @@ def power_off(session: Session, machine: str) -> None:
 
 
 def power_on(session: Session, machine: str) -> None:
-    """Switch a machine on. On already is fine."""
+    """Power a machine on. Does nothing if it is on."""
     with machine_there(session, machine) as found:
         try:
             finished(session, found.PowerOnVM_Task(), _TASK_SECONDS)
@@ -80,7 +81,7 @@ def power_on(session: Session, machine: str) -> None:
 
 
 def mark(session: Session, machine: str, text: str) -> None:
-    """Put one line on a machine that people see, in place of an earlier one; an empty one takes it off."""
+    """Put one visible line on a machine, in place of an earlier one; an empty text removes it."""
     with machine_there(session, machine) as found:
         notes = str(found.config.annotation or "")
         wanted = _marked(notes, text)
@@ -90,7 +91,7 @@ def mark(session: Session, machine: str, text: str) -> None:
 
 
 def mark_of(session: Session, machine: str) -> str:
-    """Return the line that a machine is marked with; empty for none."""
+    """Return the line with which a machine is marked, or ""."""
     with machine_there(session, machine) as found:
         lines = str(found.config.annotation or "").splitlines()
     return next((line.removeprefix(_PREFIX) for line in lines if line.startswith(_PREFIX)), "")
@@ -102,7 +103,7 @@ def _marked(notes: str, text: str) -> str:
 
 
 def _set_field(session: Session, found: Any, text: str) -> None:
-    """In vCenter's column; the notes say it where that may not be had."""
+    """Set vCenter's column, if the account may; the notes have the text in any case."""
     fields = session.content.customFieldsManager
     if fields is None:
         return

@@ -1,7 +1,7 @@
-"""Which properties discovery asks for, and what each means: a value of the SDK becomes fields of ours, at once.
+"""The properties that discovery requests, and their meaning: each value of the SDK is converted to our fields at once.
 
-Each property stands for itself: it can come, change and go without the others, and what the SDK made of it is not kept.
-A value of None is a property that is unset: its fields take their defaults.
+Each property is independent: it can appear, change and disappear without the others, and the SDK's object is not kept.
+None means that the property is unset: its fields get their defaults.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _id(reference: Any) -> str:
 
 
 def _devices(value: Any) -> Fields:
-    """``config.hardware.device``: the disks with the controllers they hang on, and the network cards."""
+    """Read ``config.hardware.device``: the disks with their controllers, and the network cards."""
     controllers = {one.key: one for one in value or [] if isinstance(one, _DEVICE.VirtualController)}
     disks = [_disk(one, controllers) for one in value or [] if isinstance(one, _DEVICE.VirtualDisk)]
     nics = [_nic(one) for one in value or [] if isinstance(one, _DEVICE.VirtualEthernetCard)]
@@ -111,7 +111,7 @@ def _label(device: Any) -> str:
 
 
 def _guest_net(value: Any) -> Fields:
-    """``guest.net``: every address that the tools report, in their order."""
+    """Read ``guest.net``: every address that the tools report, in their order."""
     found = [str(address) for nic in value or [] for address in nic.ipAddress or []]
     return {"addresses": list(dict.fromkeys(found))[:MOST_ADDRESSES]}
 
@@ -158,7 +158,7 @@ MACHINE: Final[Mapping[str, Reader]] = {
     "datastore": _references("datastores", MOST_DISKS),
     "network": _references("networks", MOST_NICS),
 }
-"""Of a machine: what each property means."""
+"""Of a machine: the meaning of each property."""
 
 _NAMED: Final[Mapping[str, Reader]] = {"name": _text("name"), "parent": _reference("parent")}
 PLACES: Final[Mapping[PlaceKind, tuple[Any, Mapping[str, Reader]]]] = {
@@ -184,19 +184,20 @@ PLACES: Final[Mapping[PlaceKind, tuple[Any, Mapping[str, Reader]]]] = {
     ),
     PlaceKind.NETWORK: (vim.Network, {**_NAMED, "summary.accessible": _flag("accessible")}),
 }
-"""Of each kind of place: its type in the SDK, which types derived from it share, and its properties."""
+"""Of each kind of place: its type in the SDK, which derived types also match, and its properties."""
 
 
 def kind_of(reference: Any) -> PlaceKind | None:
-    """Which kind of place an object is; None for a machine, or for what we do not ask for."""
+    """Return the kind of place that an object is; None for a machine, or for a type that we do not request."""
     return next((kind for kind, (sdk_type, _) in PLACES.items() if isinstance(reference, sdk_type)), None)
 
 
 def is_machine(reference: Any) -> bool:
-    """Whether an object is a virtual machine."""
+    """Return whether an object is a virtual machine."""
     return isinstance(reference, vim.VirtualMachine)
 
 
 def changed(facts: VmwareMachine, fields: Fields) -> VmwareMachine:
-    """The machine with some fields new. Validated again: texts come from guests, and are cleaned and cut."""
+    """Return the machine with some fields replaced. It is validated again: texts come from guests, and are cleaned and
+    truncated."""
     return VmwareMachine.model_validate({**dict(facts), **fields})

@@ -1,4 +1,4 @@
-"""Properties of many objects in few questions."""
+"""Read properties of many objects in few requests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _PORTION = 200
 
 
 def read_all(session: Session, objects: Sequence[Any], paths: Sequence[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield each object with those of its properties that are set and readable. Objects are of one kind. Raises what
-    the SDK raises."""
+    """Yield each object with those of its properties that are set and readable. All objects must be of one kind. Raises
+    what the SDK raises."""
     for start in range(0, len(objects), _PORTION):
         some = objects[start : start + _PORTION]
         left = len(some)
@@ -26,7 +26,7 @@ def read_all(session: Session, objects: Sequence[Any], paths: Sequence[str]) -> 
             found = answer.objects or []
             left -= len(found) or bool(answer.token)
             if left < 0:  # an answer that never ends
-                raise ValueError("more objects than were asked for")
+                raise ValueError("more objects than were requested")
             for one in found:
                 yield one.obj, {change.name: change.val for change in one.propSet or []}
             if not answer.token:
@@ -42,5 +42,5 @@ def read(session: Session, one: Any, paths: Sequence[str]) -> dict[str, Any]:
 
 
 def _kind(one: Any) -> Any:
-    """The declared type that the server knows: the SDK's own classes, not ours."""
+    """Return the declared type that the server knows: the SDK's own class, not a subclass of ours."""
     return type(one)

@@ -1,8 +1,8 @@
-"""Machines at a VMware server that are a failover's: found there, never remembered.
+"""Find the machines at a VMware server that belong to a failover; they are looked up there, never remembered.
 
-One that was made for a failover has its id as its instance UUID, from the call that makes it on. All bear it in their
-configuration under ``farshore.failover``, with what is known of their last run: vSphere tells that a machine is off,
-not whether its guest wanted so.
+A machine that was created for a failover has the failover's id as its instance UUID from the moment of its creation.
+All machines of failovers have the id in their configuration under ``farshore.failover``, with the state of their last
+run, because vSphere reports that a machine is off but not whether its guest wanted that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from farshore.vsphere.tasks import finished
 
 LABEL, RUN, MADE = "farshore.failover", "farshore.run", "farshore.made"
 RUNNING, STOPPED, SHUT_DOWN = "running", "stopped", "shut-down"
-"""What ``RUN`` may be: it was started; it was stopped or never started; its guest shut itself down."""
+"""Possible values of ``RUN``: it was started; it was stopped or never started; its guest shut itself down."""
 _SECONDS = 300.0
 _PATHS = (
     "name",
@@ -39,7 +39,7 @@ _PATHS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """A machine as it is now. ``made``: for the failover, which may destroy it; ``run`` as noted."""
+    """A machine as it is now. ``made``: it was created for the failover, which may destroy it; ``run`` as noted."""
 
     id: str
     name: str
@@ -55,14 +55,14 @@ class Seen:
 
 
 def look_at(session: Session, machine: str) -> Seen:
-    """Look at a machine by its id. Raises NotFound, as ``translated``."""
+    """Look a machine up by its id. Raises NotFound, and as ``translated``."""
     with machine_there(session, machine) as found:
         return _seen(found, read(session, found, _PATHS))
 
 
 def of_failover(session: Session, failover: str, hardware: str = "") -> Seen | None:
-    """Find the machine of a failover; None if there is none. ``hardware``: the UUID of its hardware, where a machine
-    was there before; that is looked at before all others are."""
+    """Find the machine of a failover; None if there is none. ``hardware``: the UUID of its hardware, if a machine
+    existed there before; that machine is tried before all others."""
     with translated(session.host):
         made = session.content.searchIndex.FindByUuid(None, failover.lower(), True, True)
     for seen in (look_at(session, made._moId) if made is not None else None, with_uuid(session, hardware)):
@@ -73,7 +73,7 @@ def of_failover(session: Session, failover: str, hardware: str = "") -> Seen | N
 
 
 def with_uuid(session: Session, wanted: str) -> Seen | None:
-    """Find a machine by what its guest reads as its UUID; None if there is none."""
+    """Find a machine by the UUID that its guest reads; None if there is none."""
     for form in forms_of(wanted):
         with translated(session.host):
             found = session.content.searchIndex.FindByUuid(None, form, True, False)
@@ -83,8 +83,8 @@ def with_uuid(session: Session, wanted: str) -> Seen | None:
 
 
 def forms_of(text: str) -> tuple[str, ...]:
-    """A UUID as it is, and with the bytes of its first half the other way round, as some guests read it; none for what
-    is no UUID."""
+    """Return a UUID in its normal form and with the bytes of its first half reversed, as some guests read it; nothing
+    for an invalid UUID."""
     try:
         known = uuid.UUID(text)
     except ValueError:
@@ -93,7 +93,7 @@ def forms_of(text: str) -> tuple[str, ...]:
 
 
 def labels(session: Session) -> Mapping[str, str]:
-    """Machines that are a failover's: its id by theirs. Reads the configuration of all machines."""
+    """Return the machines of failovers: the failover's id by the machine's. Reads the configuration of all machines."""
     with translated(session.host):
         view = session.content.viewManager.CreateContainerView(session.content.rootFolder, [vim.VirtualMachine], True)
         try:
@@ -105,7 +105,7 @@ def labels(session: Session) -> Mapping[str, str]:
 
 
 def note(session: Session, machine: str, **options: str) -> None:
-    """Write down some of LABEL, RUN, MADE: ``label``, ``run``, ``made``; empty takes one away."""
+    """Store some of LABEL, RUN, MADE: ``label``, ``run``, ``made``; an empty value deletes one."""
     keys = {"label": LABEL, "run": RUN, "made": MADE}
     values = [vim.option.OptionValue(key=keys[name], value=value) for name, value in options.items()]
     with machine_there(session, machine) as found:
@@ -113,8 +113,8 @@ def note(session: Session, machine: str, **options: str) -> None:
 
 
 def guest_ended_it(session: Session, machine: str) -> bool:
-    """Whether the last that the server's events tell of a machine's power is that its guest, or somebody, shut it down.
-    A machine whose host died leaves no such event."""
+    """Return whether the newest power event of a machine says that its guest, or a user, shut it down. A machine whose
+    host died leaves no such event."""
     kinds = ["VmGuestShutdownEvent", "VmPoweredOffEvent", "VmPoweredOnEvent"]
     events = vim.event
     with machine_there(session, machine) as found:
@@ -126,7 +126,7 @@ def guest_ended_it(session: Session, machine: str) -> bool:
 
 
 def destroy(session: Session, machine: str) -> None:
-    """Delete a machine that is off, with the disks that hang on it. Raises NotFound."""
+    """Delete a machine that is off, with the disks that are attached to it. Raises NotFound."""
     with machine_there(session, machine) as found:
         finished(session, found.Destroy_Task(), _SECONDS)
 

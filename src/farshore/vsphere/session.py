@@ -1,7 +1,7 @@
-"""A session at a vCenter or an ESXi host: its certificate pinned, its account's privileges looked at.
+"""A session at a vCenter or an ESXi host, with a pinned certificate and a check of the account's privileges.
 
-The API of 6.5 is spoken everywhere, which every later release understands: so answers have one form. A session belongs
-to one thread, but for ``cancel``.
+All requests use the API of version 6.5, which every later release understands, so answers have one form. A session
+belongs to one thread, except for ``cancel``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from farshore.vsphere.faults import translated
 _VERSION = "vim.version.version11"
 """6.5."""
 _SECONDS = 120.0
-"""For an answer: more than WaitForUpdatesEx waits, and than a large vCenter takes for a first portion."""
+"""For an answer: more than WaitForUpdatesEx waits, and more than a large vCenter needs for the first part."""
 
 NEEDED = ("System.Anonymous", "System.View", "System.Read")
 """Privileges that discovery needs, on the root folder with propagation. The role *Read-only* has them."""
@@ -31,7 +31,7 @@ NEEDED = ("System.Anonymous", "System.View", "System.Read")
 
 @dataclass(frozen=True)
 class Login:
-    """Where and as whom. ``certificate`` is the pinned one in PEM."""
+    """Address and account. ``certificate`` is the pinned one in PEM."""
 
     host: str
     port: int
@@ -56,11 +56,12 @@ class Session:
 
     @property
     def product(self) -> str:
-        """Such as ``VMware vCenter Server 8.0.2 build-22385739``."""
+        """The product, for example ``VMware vCenter Server 8.0.2 build-22385739``."""
         return str(clean_line(str(self.content.about.fullName)))
 
     def missing(self, wanted: Sequence[str] = NEEDED) -> list[str]:
-        """Which of these privileges the account lacks on the root folder, in their order. Raises as ``translated``."""
+        """Return the privileges among ``wanted`` that the account lacks on the root folder, in their order. Raises as
+        ``translated``."""
         with translated(self.host):
             try:
                 granted = self._granted(wanted)
@@ -75,13 +76,15 @@ class Session:
         return {one.privId for one in answer.privAvailability if one.isGranted}
 
     def _granted_by_roles(self) -> set[str]:
-        """For hosts that do not answer the question itself: the roles that the session has on the root folder."""
+        """Return the privileges of the session's roles on the root folder, for hosts that do not answer the request
+        itself."""
         roles = {role.roleId: role.privilege for role in self.content.authorizationManager.roleList}
         effective = self.content.rootFolder.effectiveRole or []
         return {privilege for role in effective for privilege in roles.get(role) or []}
 
     def beside(self, seconds: float) -> Any:
-        """A stub of the SDK in this session for another thread, which waits so long at most. Drop its connections."""
+        """Return a stub of the SDK in this session for another thread; each call waits at most ``seconds``. The caller
+        must drop its connections."""
         other = _stub(self.login, seconds)
         other.cookie = self.stub.cookie
         return other
@@ -89,7 +92,7 @@ class Session:
 
 @contextmanager
 def session(login: Login) -> Iterator[Session]:
-    """Log in; out again at the end, as far as the server still listens. Raises Forbidden, WrongKey, Unreachable,
+    """Log in, and log out at the end if the server still answers. Raises Forbidden, WrongKey, Unreachable,
     Unsupported."""
     stub = _stub(login, _SECONDS)
     try:
@@ -100,7 +103,7 @@ def session(login: Login) -> Iterator[Session]:
         try:
             yield Session(login, stub, content, str(opened.key))
         finally:
-            with contextlib.suppress(Exception):  # whatever it says: an idle session ends there by itself
+            with contextlib.suppress(Exception):  # ignore any error: an idle session expires by itself
                 content.sessionManager.Logout()
     finally:
         stub.DropConnections()
@@ -113,7 +116,7 @@ def _stub(login: Login, seconds: float) -> Any:
         version=_VERSION,
         sslContext=context_for(login.certificate),
         httpConnectionTimeout=seconds,
-        acceptCompressedResponses=False,  # it would unpack them without a limit
+        acceptCompressedResponses=False,  # the SDK would decompress them without a limit
         customHeaders={"Accept-Encoding": "gzip"},
     )
     made.scheme = BoundedConnection

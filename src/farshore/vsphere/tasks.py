@@ -1,7 +1,7 @@
-"""Tasks of a VMware server: what it does takes time, and its answer to the call is a task to look at.
+"""Wait for tasks of a VMware server: long operations return a task, which is polled.
 
-A task is asked for its state, error and result alone: other fields of it are typed more narrowly than some servers
-answer, and the SDK refuses the whole then.
+Only a task's state, error and result are requested. Some servers return other fields in types that the SDK does not
+accept, and then it refuses the whole answer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from farshore.vsphere.faults import of_server, translated
 from farshore.vsphere.session import Session
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-"""Seconds between two looks: most tasks end at once, copies take minutes."""
+"""Seconds between two polls: most tasks end at once, copies take minutes."""
 
 
 def finished(session: Session, task: Any, seconds: float, sleep: Callable[[float], None] = time.sleep) -> Any:
-    """Return a task's result once it has ended. Raises what it ended with as our error, TryLater where it has not ended
-    after so many seconds: it goes on there."""
+    """Return a task's result once it has ended. Raises the task's error as one of ours, or TryLater if it has not ended
+    after ``seconds``; then it continues at the server."""
     end, pause = time.monotonic() + seconds, _FIRST_PAUSE
     while True:
         with translated(session.host):
@@ -35,7 +35,7 @@ def finished(session: Session, task: Any, seconds: float, sleep: Callable[[float
         if time.monotonic() > end:
             raise TryLater(
                 f"{session.host} has not ended a task after {seconds:.0f} s.",
-                remedy="It is retried by itself. Check the server's recent tasks.",
+                remedy="This is retried automatically. Check the server's recent tasks.",
             )
         sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)

@@ -37,12 +37,12 @@ def test_each_object_comes_with_its_properties() -> None:
 
 
 def test_more_than_was_asked_for_is_no_answer() -> None:
-    with pytest.raises(ValueError, match="more objects than were asked for"):
+    with pytest.raises(ValueError, match="more objects than were requested"):
         list(read_all(session(1000), MACHINES, ["name"]))
 
 
 def test_nor_are_portions_without_objects() -> None:
     asked, empty = session(1), SimpleNamespace(objects=[], token="more")
     asked.content.propertyCollector.ContinueRetrievePropertiesEx = lambda *_: empty
-    with pytest.raises(ValueError, match="more objects than were asked for"):
+    with pytest.raises(ValueError, match="more objects than were requested"):
         list(read_all(asked, MACHINES, ["name"]))
