@@ -1,1 +1,2 @@
-"""Failover, test failover, clean-up and commit as durable jobs; upkeep of what they brought up."""
+"""Run failover, test failover, clean-up and commit as durable jobs, and look after the machines that they brought
+up."""

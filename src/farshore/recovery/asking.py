@@ -1,4 +1,4 @@
-"""The record of a failover, or a test of one, that was asked for: by somebody, or by a job as part of its work."""
+"""Record a requested failover, or a test of one; a user requests it, or a job as part of its work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from farshore.recovery.sources import source_of
 FAILOVER = "failover"
 TEST_FAILOVER = "test-failover"
 BRING_UP = {FailoverKind.FAILOVER.value: FAILOVER, FailoverKind.TEST.value: TEST_FAILOVER}
-"""The job that a failover of each kind is brought up by."""
+"""The job that runs a failover of each kind."""
 _CALLED = {
     (Direction.AWAY, FAILOVER): "failover",
     (Direction.AWAY, TEST_FAILOVER): "test-failover",
@@ -29,13 +29,13 @@ _CALLED = {
 HOME = "home"
 """In a job's request: it is a failback."""
 IN_PLACE = "in-place"
-"""In the request of a failback's job: disks at home are brought up to date, not written anew."""
+"""In the request of a failback's job: existing disks at home are updated, not written anew."""
 MIGRATE = "migrate"
 """In the request of a commit's job: it is of a migration."""
 SHUT_DOWN = "shut_down"
 """In a job's request: the source is shut down first."""
 SWITCH_OFF = "switch_off"
-"""In a job's request: the VMware server of the source switches it off where its agent did not, and marks it."""
+"""In a job's request: the VMware server of the source switches it off if its agent did not, and marks it."""
 
 
 def ask_for(
@@ -50,11 +50,10 @@ def ask_for(
     parent: str = "",
     direction: Direction = Direction.AWAY,
 ) -> FailoverRow:
-    """Write down a failover that ``job`` is going to bring up; one that is there already stays as it is. The machine's
-    target, as of now, goes with it: what is chosen later counts for later failovers.
+    """Record a failover that ``job`` will bring up; an existing record is unchanged. The machine's present target is
+    stored with it: later changes of the target apply to later failovers.
 
-    Raises NotFound for a machine or site that does not exist, Malformed for a target that is not understood.
-    """
+    Raises NotFound for a machine or site that does not exist, Malformed for a target that is not understood."""
     _check(request, direction)
     if request.master_target:
         request = request.model_copy(update={"master_target": master_targets.get(tx, request.master_target).id})
@@ -93,14 +92,14 @@ def ask_for(
         kind=f"{called}.requested",
         actor=actor,
         subject=f"machine/{row.id}",
-        message=f"A {called.replace('-', ' ')} of {row.name} was asked for.",
+        message=f"A {called.replace('-', ' ')} of {row.name} was requested.",
         detail={**detail, "parent": parent} if parent else detail,
     )
     return wanted
 
 
 def _check(request: FailoverRequest, direction: Direction) -> None:
-    """Raise Malformed for what only tests have, and for what only failovers have."""
+    """Raise Malformed for options that only tests have, and for options that only failovers have."""
     if request.migrate and (request.kind is FailoverKind.TEST or direction is Direction.HOME):
         raise Malformed("Only a failover can be a migration.", remedy="Run: farshore failover run --migrate")
     if request.disks and (request.kind is FailoverKind.TEST or direction is not Direction.HOME):
@@ -117,7 +116,7 @@ def _check(request: FailoverRequest, direction: Direction) -> None:
 
 
 def _target(tx: Transaction, row: MachineRow, direction: Direction) -> Target:
-    """The machine's target; at home its failback policy says where that is and what holds there."""
+    """Return the machine's target; for a failback, the target in its failback policy."""
     if direction is Direction.AWAY:
         return targets.chosen(row.target, policies.target_away(tx, row.policy))
     own = {name: value for name, value in row.target.items() if name != "site"}
@@ -125,8 +124,8 @@ def _target(tx: Transaction, row: MachineRow, direction: Direction) -> Target:
 
 
 def _check_shutdown(tx: Transaction, request: FailoverRequest, machine: MachineRow) -> None:
-    """Raise Malformed where no agent could shut the machine down, or where nothing could be gained by it; NotFound,
-    WrongState where no VMware server could."""
+    """Raise Malformed if no agent could shut the machine down, or nothing would be gained; NotFound or WrongState if no
+    VMware server could."""
     if request.shutdown is Shutdown.NO:
         if request.shutdown_vmware:
             raise Malformed("--shutdown-vmware needs --shutdown.", remedy="Add --shutdown try, or --shutdown require.")
@@ -135,7 +134,7 @@ def _check_shutdown(tx: Transaction, request: FailoverRequest, machine: MachineR
         raise Malformed("A test failover does not shut down its source.", remedy="Remove the option --shutdown.")
     if machine.site:
         raise Malformed(
-            f"{machine.name} runs at {machine.site}, and a failover stops it there by itself.",
+            f"{machine.name} runs at {machine.site}, and a failover stops it there automatically.",
             remedy="Remove the option --shutdown.",
         )
     if request.shutdown_vmware:
@@ -143,13 +142,13 @@ def _check_shutdown(tx: Transaction, request: FailoverRequest, machine: MachineR
 
 
 def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict[int, int]]:
-    """The site and the forwarded ports that a request is for: its own, else the target's."""
+    """Return the site and the forwarded ports of a request: its own, otherwise the target's."""
     forward = target.forward if request.forward is None else request.forward
     return request.site or target.site, dict(forward)
 
 
 def job_request(row: FailoverRow) -> Request:
-    """What the job of a failover is started with."""
+    """Return the request with which the failover's job is started."""
     work: Request = {"subject": row.machine, "failover": row.id}
     if row.direction == Direction.HOME.value:
         work[HOME] = True

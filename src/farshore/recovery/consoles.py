@@ -1,4 +1,4 @@
-"""What recovered machines say on their consoles: read from the site, and kept beside the record once that is gone."""
+"""The console output of recovered machines: read from the site, and kept beside the record once the machine is gone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def keep(context: RecoveryContext, failover: str, site: RecoverySite) -> None:
-    """Keep the text of a machine that is to be removed. What was kept before stays where the site has none.
+    """Keep the text of a machine that will be removed. If the site has none, an earlier copy is kept.
 
-    Where there is no room for it, the machine is removed all the same.
-    """
+    If there is no space for it, the machine is removed all the same."""
     if not isinstance(site, HasConsole):
         return
     kept = _kept(context, failover)
@@ -31,12 +30,12 @@ def keep(context: RecoveryContext, failover: str, site: RecoverySite) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        log.warning("The console of failover %s cannot be kept (%s).", failover, error.strerror)
+        log.warning("The console output of failover %s cannot be stored (%s).", failover, error.strerror)
         made.unlink(missing_ok=True)
 
 
 def newest(context: RecoveryContext, failover: str, site: RecoverySite, most: int) -> tuple[bytes, int]:
-    """Its newest ``most`` bytes, and how many there are. Raises Unsupported where the site keeps none."""
+    """Return the newest ``most`` bytes, and the total number of bytes. Raises Unsupported if the site keeps none."""
     places = [_kept(context, failover)]
     if isinstance(site, HasConsole):
         places.insert(0, site.console(failover_id(failover)))
@@ -56,7 +55,7 @@ def newest(context: RecoveryContext, failover: str, site: RecoverySite, most: in
 
 
 def text(context: RecoveryContext, failover: str, site: RecoverySite, most: int = 1 << 18) -> str:
-    """The newest of its text; empty where there is none to be had."""
+    """Return the newest text; empty if there is none."""
     try:
         return newest(context, failover, site, most)[0].decode("utf-8", "replace")
     except (Unsupported, OSError):
@@ -64,7 +63,7 @@ def text(context: RecoveryContext, failover: str, site: RecoverySite, most: int 
 
 
 def drop(context: RecoveryContext, failover: str) -> None:
-    """Forget the text of a failover whose record goes."""
+    """Delete the text of a failover whose record is deleted."""
     _kept(context, failover).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What the steps of a recovery work with. Made once by the configuration server's main."""
+"""What the steps of a recovery work with. Created once by the configuration server's main."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from farshore.vault.vault import Vault
 
 Endpoints = Mapping[tuple[str, int], tuple[str, int]]
 Prepare = Callable[[Sequence[tuple[DiskNumber, Disk]], Wish, Watch], Report]
-"""Makes the guest on these disks ready. Raises Refused with the reason if it cannot be."""
+"""Prepares the guest on these disks. Raises Refused with the reason if that is impossible."""
 
 
 def no_upload(_: Ingesting) -> Delivery:
-    """Refuse it."""
+    """Refuse an upload."""
     raise Unsupported("Azure's libraries are not installed.", remedy="pip install 'farshore[azure]'")
 
 
@@ -40,19 +40,20 @@ class Patience:
     drain: float = 60.0
     """For the process server to store what it received."""
     silent_server: float = 10.0
-    """A process server that has said nothing for so long is not waited for."""
+    """A process server that has been silent for this long is not waited for."""
     silent_agent: float = 30.0
-    """A source whose agent has said nothing for so long is not asked to shut down for longer."""
+    """A source whose agent has been silent for this long is no longer asked to shut down."""
     answer: float = 600.0
     """For the recovered machine to answer on its first forwarded port."""
     stream: float = 300.0
-    """For the agent of a machine that is protected again to ask for its stream."""
+    """For the agent of a reprotected machine to request its stream."""
     hold: int = 60
-    """For which a machine that goes home is held still at most, from when its agent is asked; 0: it is shut down."""
+    """The longest time for which a machine that goes home is held, from the request to its agent; 0: it is shut
+    down."""
     settle: float = 2.0
-    """How long a machine without forwarded ports must have been running to count as started."""
+    """How long a machine without forwarded ports must run before it counts as started."""
     hung: float = 10.0
-    """A console that has said nothing for so long, and last that the guest comes no further, will say nothing more."""
+    """A console that has been silent for this long after a message of failure will not continue."""
     poll: float = 0.2
 
 
@@ -66,19 +67,19 @@ class RecoveryContext:
     folder: Path
     vault_url: str
     vault_key: Callable[[], str] = field(repr=False)
-    """Answers it in hex; raises Unreachable while the vault is not open yet."""
+    """Returns it in hex; raises Unreachable while the vault is not open yet."""
     site: Callable[[str], RecoverySite]
     deliveries: Mapping[Way, Delivery]
     sleep: Callable[[float], None]
     upload: Callable[[Ingesting], Delivery] = no_upload
-    """The delivery to a site that its disks are uploaded to. Raises Unsupported where a library for that is missing."""
+    """The delivery to a site by upload. Raises Unsupported if its library is missing."""
     prepare: Prepare = prepare
     """farshore.export.preparation.prepare.prepare, or a double of it."""
     patience: Patience = Patience()
     free_port: Callable[[], int] = free_port
     endpoints: Callable[[str], Endpoints] = lambda _process_server: {}
-    """The servers that an agent needs whose stream goes to this process server (an id), as it knows them, and where
-    this host reaches them: names and ports."""
+    """The servers that an agent needs if its stream goes to this process server (an id): names and ports as the agent
+    knows them, and the addresses at which this host reaches them."""
     source_servers: SourceServers = no_servers
     """Opens the VMware servers of sources."""
 
@@ -88,15 +89,15 @@ class RecoveryContext:
         return self.folder.absolute().parent / "checks"
 
     def machine_vault(self, machine: str) -> MachineVault:
-        """The machine as the vault holds it now. Raises NotFound, and the store's errors."""
+        """Return the machine in the vault as it is now. Raises NotFound, and the store's errors."""
         return self.open_vault().machine(MachineId(machine))
 
     def open_vault(self) -> Vault:
-        """The vault, opened as a failover opens it: by one request. Raises NotFound, the store's errors."""
+        """Open the vault as a failover does: by one request. Raises NotFound, the store's errors."""
         return Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key()))
 
     def delivery(self, site: RecoverySite) -> Delivery:
-        """The way in which a site takes disks."""
+        """Return the way in which a site takes disks."""
         if isinstance(site, Ingesting):
             return self.upload(site)
         if isinstance(site, LostSite) and site.delivery.way is Way.UPLOADED:
@@ -104,24 +105,24 @@ class RecoveryContext:
         return self.deliveries[site.delivery.way]
 
     def files(self, failover: str) -> FailoverFiles:
-        """Where a failover keeps its files."""
+        """Return the paths of a failover's files."""
         return FailoverFiles(self.folder.absolute() / failover)
 
 
 @dataclass(frozen=True)
 class FailoverFiles:
-    """The files of one failover: its disks as they were delivered, and what belongs to them."""
+    """The files of one failover: its delivered disks, and what belongs to them."""
 
     folder: Path
 
     @property
     def sizes(self) -> Path:
-        """Which disks were delivered, and their bytes: JSON, ``{"position": …, "disks": {"0": …}}``."""
+        """Which disks were delivered, and their sizes in bytes: JSON, ``{"position": …, "disks": {"0": …}}``."""
         return self.folder / "delivered.json"
 
     @property
     def preparing(self) -> Path:
-        """There while the guest is being prepared: its disks may have been changed in part."""
+        """Exists while the guest is being prepared: its disks may be changed in part."""
         return self.folder / "preparing"
 
     @property
@@ -131,5 +132,5 @@ class FailoverFiles:
 
 
 def failover_id(text: str) -> FailoverId:
-    """The id as the sites know it."""
+    """Return the id in the sites' type."""
     return FailoverId(text)

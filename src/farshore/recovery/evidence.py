@@ -1,6 +1,6 @@
-"""What a failover shows of itself, as its record keeps it: the measured RPO and RTO, its checks, a picture.
+"""The evidence of a failover, as its record keeps it: the measured RPO and RTO, its checks, a screenshot.
 
-Steps add to it as they go; repeating one writes the same again. The picture is a file, as the console's text is.
+Steps add to it as they go; repeating a step writes the same again. The screenshot is a file, as is the console's text.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ log = logging.getLogger(__name__)
 
 
 def evidence_of(row: FailoverRow) -> Evidence:
-    """What is known by now."""
+    """Return the evidence so far."""
     return Evidence.model_validate(row.evidence or {})
 
 
 def add_evidence(row: FailoverRow, **found: Any) -> None:
-    """Write it down with the record, in the caller's transaction."""
+    """Store evidence in the record, in the caller's transaction."""
     changed = evidence_of(row).model_copy(update=found)
     row.evidence = Evidence.model_validate(changed.model_dump()).model_dump(mode="json")
 
 
 def keep_screen(context: RecoveryContext, failover: str, site: RecoverySite, *, anew: bool) -> None:
-    """Keep a picture of the machine's screen, where its site can show it. ``anew``: in place of an earlier one.
+    """Keep a screenshot of the machine, if its site can take one. ``anew``: replace an earlier one.
 
-    No failover fails for want of it: a machine that does not run, and a full disk, are passed over.
-    """
+    A failover never fails because of it: a machine that does not run, or a full disk, is ignored."""
     kept = _kept(context, failover)
     if not isinstance(site, HasScreen) or (kept.exists() and not anew):
         return
@@ -44,12 +43,12 @@ def keep_screen(context: RecoveryContext, failover: str, site: RecoverySite, *, 
         made.write_bytes(picture)
         made.replace(kept)
     except (FarshoreError, OSError) as error:
-        log.info("No picture of failover %s's screen is kept: %s", failover, error)
+        log.info("No screenshot of failover %s is kept: %s", failover, error)
         made.unlink(missing_ok=True)
 
 
 def screen_of(context: RecoveryContext, failover: str) -> bytes:
-    """The picture that is kept, a PNG image; empty if there is none."""
+    """Return the stored screenshot, a PNG image; empty if there is none."""
     try:
         return _kept(context, failover).read_bytes()
     except FileNotFoundError:
@@ -57,7 +56,7 @@ def screen_of(context: RecoveryContext, failover: str) -> bytes:
 
 
 def drop_screen(context: RecoveryContext, failover: str) -> None:
-    """Forget the picture of a failover whose record goes."""
+    """Delete the screenshot of a failover whose record is deleted."""
     _kept(context, failover).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What a failover's guest is to be prepared for, by its target; None where it starts as it is. Pure."""
+"""Decide what a failover's guest is prepared for, by its target; None if it starts unchanged. Pure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _VIRTIO = "vd"
 
 
 def wish_of(target: Target, machine: MachineDescription, hardware: Hardware | None = None) -> Wish | None:
-    """As its target says; ``auto``: only if that is known to differ from what the source is. ``hardware``: the site's
-    own, which always differs."""
+    """Return what the target asks for; ``auto``: only if the target is known to differ from the source. ``hardware``:
+    the site's own, which always differs."""
     prepare = target.wanted.prepare
     differs = hardware is not None or _differs(target, machine)
     if prepare is Preparation.NEVER or (prepare is Preparation.AUTO and not differs):
@@ -36,8 +36,8 @@ def wish_of(target: Target, machine: MachineDescription, hardware: Hardware | No
 
 
 def _differs(target: Target, machine: MachineDescription) -> bool:
-    """Whether the guest would meet something that it did not have. What a disk hangs on shows in its name: ``vda`` is
-    on virtio; ``sda`` may be on any bus but that."""
+    """Return whether the guest would meet unknown hardware. A disk's name shows its bus: ``vda`` is on virtio; ``sda``
+    may be on any bus but that."""
     bus = target.wanted.disk_bus
     names = [disk.name for disk in machine.disks if not disk.excluded]
     other = any(name.startswith(_OTHER_BUSES) for name in names)
@@ -50,7 +50,7 @@ def _is_new(card: CardWish) -> bool:
 
 
 def _card_wishes(target: Target, machine: MachineDescription) -> tuple[CardWish, ...]:
-    """The source's cards; those that were added are new to the guest, which names and configures them itself."""
+    """Return the source's cards. The guest names and configures added cards itself."""
     wishes = []
     cards = cards_of(target, machine.nics)[: len(machine.nics)]
     for number, (card, before) in enumerate(zip(cards, machine.nics, strict=True)):
@@ -70,7 +70,8 @@ def _card_wishes(target: Target, machine: MachineDescription) -> tuple[CardWish,
 
 
 def _provider_s(target: Target, machine: MachineDescription, hardware: Hardware) -> tuple[CardWish, ...]:
-    """The source's cards where a provider gives each its MAC address, and tells the guest its address by DHCP."""
+    """Return the source's cards for a provider that assigns each MAC address, and gives the guest its address by
+    DHCP."""
     return tuple(
         CardWish(
             name=card.name,

@@ -1,12 +1,12 @@
-"""The jobs of recovery: durable workflows over the steps. Only here is DBOS known to recovery.
+"""The jobs of recovery: durable workflows over the steps. Only this module of recovery knows DBOS.
 
-A job that is cut off by the death of the server goes on at the first step that had not ended. A step is tried again
-while its error is one that passes. A failover that fails, or is cancelled, removes what it had brought up and gives the
-machine back, so that it never stands in the way of the next one; once its machine has answered nothing is undone.
+A job that is interrupted by the death of the server continues at the first step that had not ended. A step is retried
+while its error is temporary. A failover that fails, or is cancelled, removes what it had brought up and gives the
+machine back, so it never blocks the next one. Once its machine has answered, nothing is undone.
 
-A failover has a direction (``FailoverRow.direction``): to a recovery site, or home. Both are this one workflow. What
-runs of the machine at a recovery site gives way: before the fence where its stream comes from there, so that all it has
-written is in the stream; otherwise (another point is chosen) as late as can be.
+A failover has a direction (``FailoverRow.direction``): to a recovery site, or home. Both are this one workflow. An
+instance of the machine that runs at a recovery site is stopped. If the machine's stream comes from there, it is stopped
+before the fence, so that all its writes are in the stream; otherwise (another point was chosen) as late as possible.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ACTIONS = {
     FailoverAction.CLEAN_UP: "cleanup",
     FailoverAction.DELETE: "failover-delete",
 }
-"""The job by which each is done."""
+"""The job for each action."""
 
 CHECK = "check"
 SHUT_SOURCE_DOWN = "shut the source down"
@@ -91,9 +91,9 @@ END_PROTECTION = "end its protection"
 TAKE_OFF = "take its agent off"
 
 _STARTS = Persistence(3, 2.0)
-"""A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
+"""A site's error may be temporary or not: whoever waits for a machine must learn of it soon."""
 _PERSISTENCE = {START: _STARTS, DELIVER: STUBBORN, FOLLOW: STUBBORN, SEND: STUBBORN}
-"""A full disk, or a store's bad quarter of an hour, must not cost what was written for hours."""
+"""A full disk, or a store that fails for a quarter of an hour, must not cost hours of writing."""
 _WORKING = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 
 P = ParamSpec("P")
@@ -101,7 +101,7 @@ R = TypeVar("R")
 
 
 def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
-    """Every job of recovery, bound to ``context``. Call it once in a process, before DBOS is launched."""
+    """Return every job of recovery, bound to ``context``. Call it once in a process, before DBOS is launched."""
 
     @DBOS.workflow(name=FAILOVER)
     def fail_over(request: Request) -> Result:
@@ -109,7 +109,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         try:
             stop_first, home = act(CHECK, check, failover), bool(request.get(HOME))
             if home:
-                placed = act(LOOK, look_at_home, failover)  # an earlier release's answer was nothing
+                placed = act(LOOK, look_at_home, failover)  # an earlier release returned nothing
                 if request.get(IN_PLACE) or placed:
                     act(FOLLOW, follow_home, failover)
                 held = act(HOLD, hold, failover)
@@ -136,7 +136,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         verified = run_step(VERIFY, STUBBORN, verify, context, failover)
         run_step(REMOVE_EARLIER, STUBBORN, remove_earlier, context, failover)
         if home:
-            # Nothing is left to decide: what ran away from home is not needed, and protection goes on from here.
+            # Nothing is left to decide: the machine away from home is not needed, and protection continues from here.
             made_final(failover)
             return {**result, **verified, "held": bool(held)}
         return {**result, **verified}
@@ -160,7 +160,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     def act(
         name: str, step: Callable[Concatenate[RecoveryContext, str, P], R], failover: str, *args: P.args, **kw: P.kwargs
     ) -> R:
-        """A step before which the job may be cancelled."""
+        """Run a step before which the job may be cancelled."""
 
         def unless_cancelled() -> R:
             refuse_if_cancelled(context, failover)
@@ -173,12 +173,13 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         return address, act(AWAIT, await_answer, failover)
 
     def concluded(failover: str, address: str, came_up: Result, note: str) -> Result:
-        """The machine has answered: however long the catalog is away, it is not left behind without a record."""
+        """Record that the machine has answered. This is retried however long the catalog is unreachable: a running
+        machine is never left without a record."""
         while True:
             try:
                 return run_step(CONCLUDE, STUBBORN, conclude, context, failover, address, came_up, note)
             except TryLater as error:
-                log.error("Failover %s has come up, which cannot be noted yet: %s", failover, error)
+                log.error("Failover %s has come up, but this cannot be recorded yet: %s", failover, error)
 
     def undo(failover: str, error: FarshoreError | OSError) -> None:
         after = FailoverState.CANCELLED if isinstance(error, Cancelled) else FailoverState.FAILED
@@ -258,7 +259,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
                 return
         remove(context, failover)
         start_earlier(context, failover)
-        note_failed(context, failover, "The server was upgraded while it was under way.", FailoverState.FAILED)
+        note_failed(context, failover, "The server was upgraded while this job was running.", FailoverState.FAILED)
 
     coming_up = (START, AWAIT, CONCLUDE, VERIFY)
     before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, PREPARE, SEND, STOP_EARLIER)

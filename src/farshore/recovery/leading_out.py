@@ -1,12 +1,13 @@
-"""Leads the agents of recovered machines, whose networks lead nowhere, to their servers and to nothing else.
+"""Connect the agents of recovered machines on isolated networks to their servers, and to nothing else.
 
-For each machine that is replicated from its site, or whose agent is to take itself off there, where the site can lead
-connections in (``sites.port.Leading``), a few connections stand open into it; see farshore.model.led_out for what is
-said over them. What may be reached is ``servers``: names and ports as the agents know them, to the addresses at which
-this host reaches them. It runs in a thread of its own; all it knows it finds out anew after a restart.
+This applies to each machine that is replicated from its site, or whose agent must remove itself there, if the site can
+forward connections into it (``sites.port.Leading``). A few connections into the machine are kept open;
+farshore.model.led_out describes the protocol on them. An agent may reach only ``servers``: names and ports as the
+agents know them, with the addresses at which this host reaches them. The work runs in its own thread and finds
+everything again after a restart.
 
-A machine that is to run a script as a check is led out at a port of its own, to this server alone and for as long as
-that is awaited. There only the part of its agent listens that runs such scripts.
+A machine that must run a script as a check is connected at a separate port, only to this server and only while the
+script is awaited. At that port only the part of its agent listens that runs such scripts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _Led = tuple[str, int]
 """A failover, and the port of its guest."""
 
 IDLE = 3
-"""Connections that stand open and wait."""
+"""Connections that are open and wait."""
 MOST = 48
 """Connections into one machine: the agent keeps some twenty."""
 _PAUSE_SECONDS = 2.0
@@ -46,17 +47,17 @@ _REPLICATED = frozenset({MachineState.RESYNC.value, MachineState.PROTECTED.value
 
 
 class LeadingOut:
-    """``look`` begins and ends what is due; call it every few seconds, and ``close`` at the end."""
+    """Call ``look`` every few seconds, which opens and closes connections as needed, and ``close`` at the end."""
 
     def __init__(self, context: RecoveryContext, servers: Servers, own: Servers) -> None:
-        """``own``: what of ``servers`` is this server itself."""
+        """``own``: the part of ``servers`` that is this server itself."""
         self._context = context
         self._servers = {PORT: servers, SCRIPT_PORT: own}
         self._machines: dict[_Led, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def look(self) -> None:
-        """Lead those machines out whose agents have something to say, and no others."""
+        """Connect the machines whose agents need it, and no others."""
         wanted = self._wanted()
         if self._loop is None and not wanted:
             return
@@ -64,7 +65,7 @@ class LeadingOut:
         asyncio.run_coroutine_threadsafe(self._settle(wanted), loop).result(_CONNECT_SECONDS)
 
     def close(self) -> None:
-        """Cut every connection off."""
+        """Close every connection."""
         loop, self._loop = self._loop, None
         if loop is None:
             return
@@ -106,12 +107,13 @@ class LeadingOut:
 
 
 def _is_led(tx: Transaction, row: FailoverRow, machine: MachineRow) -> bool:
-    """Whether its agent has anything to say: it is replicated, or was migrated and has not taken itself off yet."""
+    """Return whether its agent needs a server: the machine is replicated, or was migrated and its agent has not removed
+    itself yet."""
     return machine.state in _REPLICATED or (failovers.migrates(row) and awaits_agent(tx, row, machine))
 
 
 def _sends(row: FailoverRow, machine: MachineRow) -> bool:
-    """Whether the machine's stream comes from what the failover brought up."""
+    """Return whether the machine's stream comes from what the failover brought up."""
     if failovers.has_come_home(row):
         return not machine.site and machine.hardware_id == row.id
     return machine.site == row.site and machine.owner == row.id
@@ -128,7 +130,7 @@ class _Way:
     servers: Servers
 
     async def keep(self) -> None:
-        """Until it is cancelled: open as many as there are to be."""
+        """Keep the required number of connections open until cancelled."""
         connections: set[asyncio.Task[None]] = set()
         idle = 0
 
@@ -165,7 +167,7 @@ class _Way:
         try:
             return await asyncio.to_thread(self.site.lead_in, failover_id(self.failover), self.guest)
         except (FarshoreError, OSError) as error:
-            log.info("No way into failover %s yet: %s", self.failover, error)
+            log.info("No connection into failover %s yet: %s", self.failover, error)
             return 0
 
     async def _connection(self, port: int, taken: Callable[[], None]) -> None:
@@ -191,7 +193,7 @@ class _Way:
         asked = read_wish(line)
         address = None if asked is None else (await asyncio.to_thread(self.servers)).get(asked)
         if address is None:
-            log.warning("Failover %s asked for %r, which is none of its servers.", self.failover, line)
+            log.warning("The agent of failover %s requested %r, which is not one of its servers.", self.failover, line)
             writer.write(NO)
             await writer.drain()
             return

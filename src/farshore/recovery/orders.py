@@ -1,4 +1,4 @@
-"""What a failover needs built, worked out from the machine's description and the chosen position. Pure."""
+"""Derive the recovery order of a failover from the machine's description and the chosen position. Pure."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Target:
     forward: Mapping[int, int]
     wanted: MachineTarget = field(default_factory=MachineTarget)
     bubble: str = ""
-    """The network that a test shares with others; empty: it is by itself."""
+    """The network that a test shares with others; empty: it has none."""
     home: bool = False
-    """It comes up where it belongs, for good."""
+    """It comes up at home, permanently."""
 
 
 def recovery_order(
@@ -40,8 +40,8 @@ def recovery_order(
     sizes: Mapping[DiskNumber, int],
     media: Mapping[DiskNumber, Medium],
 ) -> RecoveryOrder:
-    """The machine to build: its disks are those in ``sizes``, the one to start from is the description's. A test's
-    cards all lead nowhere, whatever the target says."""
+    """Return the machine to build: its disks are those in ``sizes``, the boot disk is the description's. All cards of a
+    test are isolated, whatever the target says."""
     known = {disk.number: disk for disk in machine.disks}
     booting = [number for number in sorted(sizes) if number in known and known[number].boot] or sorted(sizes)[:1]
     disks = []
@@ -86,13 +86,13 @@ def recovery_order(
 
 
 def cards_of(target: Target, nics: tuple[NicDescription, ...]) -> tuple[NicDescription, ...]:
-    """The source's cards, with the addresses that were chosen for them, and those that were added."""
+    """Return the source's cards, with the addresses that were chosen for them, and the added cards."""
     cards = []
     for number in range(max(len(nics), len(target.wanted.networks))):
         card = nics[number] if number < len(nics) else NicDescription(f"card{number}", "")
         chosen = target.wanted.card(number)
         mac = card.mac if chosen.keep_mac and card.mac else mac_of(target.failover, number)
-        # Without a choice the card stays as it is described, to the letter: an order of an earlier release is the same.
+        # Without a choice the card is exactly as described, so the order equals that of an earlier release.
         untouched = chosen.keep_mac and not chosen.addresses and number < len(nics)
         cards.append(card if untouched else replace(card, mac=mac, addresses=chosen.addresses or card.addresses))
     return tuple(cards)

@@ -1,4 +1,4 @@
-"""Ports of this host that are chosen for a failover, so that its checks reach what nobody asked to be forwarded."""
+"""Choose ports of this host for a failover, so that its checks reach guest ports that nobody forwarded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRIES = 100
 
 
 def free_port() -> int:
-    """One that nothing listens on now, of those that the kernel gives out."""
+    """Return a port on which nothing listens now, from the kernel's range."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])
@@ -22,8 +22,8 @@ def free_port() -> int:
 def ports_for(
     checks: Sequence[Check], forward: Collection[int], taken: Collection[int], choose: Callable[[], int]
 ) -> dict[int, int]:
-    """Ports of this host by the ports of the guest that ``checks`` need and ``forward`` lacks. ``taken``: by others.
-    Raises TryLater where none is free."""
+    """Return ports of this host by the ports of the guest that ``checks`` need and ``forward`` lacks. ``taken``: used
+    by others. Raises TryLater if none is free."""
     chosen: dict[int, int] = {}
     for guest in sorted({check.port for check in checks if check.port is not None} - set(forward)):
         for _ in range(_TRIES):
@@ -40,5 +40,5 @@ def ports_for(
 
 
 def leads_nowhere(kind: NetworkKind, *, test: bool) -> bool:
-    """Whether a card is reached by forwarded ports alone."""
+    """Return whether a card can be reached only by forwarded ports."""
     return test or kind is NetworkKind.ISOLATED

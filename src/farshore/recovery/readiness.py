@@ -1,9 +1,9 @@
-"""Whether a failover of each machine would work now, and if not, why and what to do: looked at all the time.
+"""Watch continuously whether a failover of each machine would work now, and if not, why and what to do.
 
-What the catalog knows (the machine's state, its points, its target) is judged when it is asked for. What only a site
-knows is asked of it in rounds (``look``), for every machine that is to be protected, and kept here with the time: so a
-site that hangs holds up the round, and no request. What was not asked, or is older than ``STALE``, is not known, and
-neither "would work" nor "would not" is said then.
+What the catalog knows (the machine's state, its points, its target) is judged when a caller asks. What only a site
+knows is requested from it in rounds (``look``), for every machine that should be protected, and kept here with the
+time: so a site that hangs delays the round but no caller. If a site was not asked, or its answer is older than
+``STALE``, the result is neither "would work" nor "would not work".
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from farshore.sites.port import Capacity, Examined, Measured, RecoverySite
 NOT_READY = "failover-would-fail"
 """Kind of the alert."""
 STALE = 300 * 1_000_000_000
-"""Age (ns) beyond which a site's word about a machine counts for nothing."""
+"""Age (ns) from which a site's answer about a machine is ignored."""
 _LOOK = "See the server's log."
 _READY = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER})
 """States that a failover starts from."""
 _TO_COME = _READY | {MachineState.INITIAL_REPLICATION}
-"""Machines that a site must have room for."""
+"""Number of machines for which a site must have room."""
 
 
 @dataclass(frozen=True)
 class _Word:
-    """What a site said of a machine, built as ``target``."""
+    """A site's answer about a machine, built as ``target``."""
 
     checked: int
     target: MachineTarget
@@ -57,7 +57,7 @@ class _Word:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A site as it was found: None: it cannot be opened, and ``trouble`` says why."""
+    """A site, or None if it cannot be opened; ``trouble`` then says why."""
 
     site: RecoverySite | None
     capacity: Capacity
@@ -65,7 +65,7 @@ class _Asked:
 
 
 class ReadinessWatch:
-    """One round at each call of ``look``; the rest may be called from other threads."""
+    """Each call of ``look`` is one round; the other methods may be called from other threads."""
 
     def __init__(self, context: RecoveryContext) -> None:
         self._context = context
@@ -75,7 +75,7 @@ class ReadinessWatch:
         self.conditions: Sequence[Condition] = ()
 
     def look(self) -> None:
-        """Ask the sites about every machine that is to be protected, and the vault whether it opens."""
+        """Ask the sites about every machine that should be protected, and check that the vault opens."""
         with self._context.catalog.reading() as tx:
             aimed, by_policy = machines.aimed(tx), policies.targets_away(tx)
         vault = self._ask_vault()
@@ -99,7 +99,8 @@ class ReadinessWatch:
         self.conditions = wrong
 
     def look_at(self, machine: str) -> None:
-        """Ask its site about one machine at once, if a round has: its target was changed. Raises NotFound."""
+        """If there has been a round, ask the site about one machine at once, because its target was changed. Raises
+        NotFound."""
         with self._context.catalog.reading() as tx:
             (aimed,) = machines.aimed(tx, machines.get(tx, machine).id)
             choice = policies.target_away(tx, aimed.policy)
@@ -112,7 +113,7 @@ class ReadinessWatch:
                 self._words[machine] = found
 
     def of(self, machine: AimedMachine | MachineRow, by_policy: Mapping[str, Any]) -> Readiness:
-        """Whether a failover of the machine would work, as the catalog and the sites' last word have it."""
+        """Return whether a failover of the machine would work, according to the catalog and the sites' last answers."""
         obstacles = _of_machine(machine)
         now = self._context.clock.now()
         try:
@@ -123,7 +124,7 @@ class ReadinessWatch:
         obstacles += _of_checks(choice, ScriptFolder(self._context.scripts), lambda: self._context.site(target.site))
         with self._lock:
             word, vault = self._words.get(machine.id), self._vault
-        # A word about another choice than the present one says nothing.
+        # An answer about another choice than the present one is ignored.
         current = word is not None and word.target == target and now - word.checked <= STALE
         if word is not None and current:
             obstacles += [*word.obstacles, *vault]
@@ -137,8 +138,8 @@ class ReadinessWatch:
         )
 
     def check_site(self, site: str, machine: str | None = None) -> SiteCheck:
-        """Ask a site how it is, and whether the protected machines whose target it is could come up there all at once;
-        or this one machine, whatever its target. Raises NotFound, and what the site raises that cannot be used."""
+        """Ask a site for its state, and whether all protected machines whose target it is could come up there at once;
+        or only this machine, whatever its target. Raises NotFound, and the error of a site that cannot be used."""
         opened = self._context.site(site)
         found = dict(opened.examine()) if isinstance(opened, Examined) else {}
         capacity = opened.capacity() if isinstance(opened, Measured) else Capacity()
@@ -168,7 +169,7 @@ class ReadinessWatch:
         return SiteCheck(found=found, capacity=shown(capacity), demand=demand(asked_for), obstacles=obstacles)
 
     def _ask(self, machine: AimedMachine, by_policy: Mapping[str, Any], sites: dict[str, _Asked]) -> _Word | None:
-        """None where the target is not understood: there is no site to ask."""
+        """Return the site's answer; None if the target is not understood, because then there is no site to ask."""
         try:
             target = targets.used(machine.target, by_policy)
         except Malformed:
@@ -187,7 +188,7 @@ class ReadinessWatch:
         return _Asked(opened, capacity)
 
     def _of_site(self, machine: AimedMachine, target: MachineTarget, asked: _Asked) -> tuple[list[Obstacle], bool]:
-        """What its site says against it, and whether the site could be asked."""
+        """Return what the machine's site objects to, and whether the site could be asked."""
         if asked.site is None:
             return list(asked.trouble), False
         description = _description(machine)
@@ -206,7 +207,7 @@ class ReadinessWatch:
         return ()
 
     def _conditions(self, machine: AimedMachine, by_policy: Mapping[str, Any]) -> Iterable[Condition]:
-        """One alert for a machine that has points and could not come up."""
+        """Yield an alert for a machine that has points and could not come up."""
         if machine.state not in WATCHED:
             return
         errors = [one for one in self.of(machine, by_policy).obstacles if one.severity is TargetSeverity.ERROR]
@@ -221,7 +222,7 @@ class ReadinessWatch:
 
 
 def _of_checks(choice: Target, scripts: ScriptFolder, site: Callable[[], RecoverySite]) -> list[Obstacle]:
-    """What keeps its checks from passing, which keeps no machine down."""
+    """Return what would make its checks fail; this does not prevent a failover."""
     found = []
     checks = choice.checks or []
     looks: list[Callable[[], object]] = [
@@ -241,7 +242,7 @@ def _of_checks(choice: Target, scripts: ScriptFolder, site: Callable[[], Recover
 
 
 def _of_machine(machine: AimedMachine | MachineRow) -> list[Obstacle]:
-    """What the machine's own state and points say against a failover."""
+    """Return what the machine's own state and points prevent."""
     state = MachineState(machine.state)
     if state not in _READY:
         remedy = {
@@ -256,7 +257,7 @@ def _of_machine(machine: AimedMachine | MachineRow) -> list[Obstacle]:
             _error(
                 "points",
                 f"{machine.name} has no recovery point in the vault.",
-                f"See what holds it up: farshore machine show {machine.name}",
+                f"Find the reason: farshore machine show {machine.name}",
             )
         )
     kept = [disk for disk in machine.description.get("disks", []) if disk["number"] not in machine.exclude_disks]
@@ -264,15 +265,15 @@ def _of_machine(machine: AimedMachine | MachineRow) -> list[Obstacle]:
         found.append(
             _error(
                 "disks",
-                f"The disk that {machine.name} starts from is not protected, or not known.",
-                f"Take it in: farshore machine protect {machine.name} --include-disk NUMBER",
+                f"The boot disk of {machine.name} is not protected, or not known.",
+                f"Include it: farshore machine protect {machine.name} --include-disk NUMBER",
             )
         )
     return found
 
 
 def _of_others(aimed: Sequence[AimedMachine], wanted: Mapping[str, MachineTarget]) -> dict[str, list[Obstacle]]:
-    """By machine: ports and addresses of its target that another machine's target has as well."""
+    """Return by machine: ports and addresses of its target that another machine's target also has."""
     names = {one.id: one.name for one in aimed}
     by_name = {names[machine]: machine for machine in wanted}
     found: dict[str, list[Obstacle]] = {}
@@ -294,7 +295,7 @@ def _of_others(aimed: Sequence[AimedMachine], wanted: Mapping[str, MachineTarget
 
 
 def _note(found: dict[str, list[Obstacle]], of: Iterable[str], subject: str, message: str, remedy: str) -> None:
-    """Each comes up alone; side by side they do not."""
+    """Add an obstacle that matters only if these machines run at the same time."""
     for machine in of:
         warning = Obstacle(
             subject=subject, severity=TargetSeverity.WARNING, message=message, remedy=f"Give one another: {remedy}"
@@ -303,7 +304,7 @@ def _note(found: dict[str, list[Obstacle]], of: Iterable[str], subject: str, mes
 
 
 def _description(machine: AimedMachine) -> Description:
-    """As it told last; which disks are left out is the catalog's to say."""
+    """Return what the agent reported last, with the excluded disks from the catalog."""
     told = Description.model_validate(machine.description)
     left_out = set(machine.exclude_disks)
     disks = [disk.model_copy(update={"excluded": disk.number in left_out}) for disk in told.disks]

@@ -1,6 +1,6 @@
-"""How a failover, a test of one, and what is done with it are asked for: the record first, then the job that does it.
+"""Request a failover, a test of one, or an action on one: first the record is written, then its job is started.
 
-Called by the API. A request whose server died between the two is started by ``start_requested``.
+The API calls this. If the server dies between the two, ``start_requested`` starts the job.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Jobs(Protocol):
     """farshore.configuration_server.jobs.engine.JobEngine."""
 
     def start(self, kind: str, request: Request, job: JobId | None = None) -> Job:
-        """Start a job; answer the one that has this id already."""
+        """Start a job; return the existing one if the id is known."""
         ...
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Asks in the name of ``actor``, as the event log tells."""
+    """Makes requests in the name of ``actor``, who appears in the event log."""
 
     catalog: Catalog
     clock: Clock
@@ -44,7 +44,8 @@ class Requests:
     actor: str
 
     def fail_over(self, machine: str, request: FailoverRequest) -> Job:
-        """Have a machine brought up at a recovery site. Raises NotFound for a machine or site that does not exist."""
+        """Request a failover of a machine to a recovery site. Raises NotFound for a machine or site that does not
+        exist."""
         with self.catalog.writing() as tx:
             wanted = ask_for(
                 tx, machine, request, failover=new_id(), job=new_id(), now=self.clock.now(), actor=self.actor
@@ -52,8 +53,8 @@ class Requests:
         return _start(self.jobs, wanted)
 
     def fail_back(self, machine: str, request: FailoverRequest) -> Job:
-        """Have a machine that a recovery site runs brought home, to a site there, for real or as a test. Raises
-        NotFound, Malformed where no site is named, WrongState for a machine that is not away."""
+        """Request that a machine which a recovery site runs comes home, to a site there; as a failback or as a test.
+        Raises NotFound, Malformed if no site is named, WrongState for a machine that is not away."""
         with self.catalog.writing() as tx:
             row = machines.get(tx, machine)
             site = request.site or policies.target_home(tx, row.policy).get("site", "")
@@ -75,8 +76,8 @@ class Requests:
         return _start(self.jobs, wanted)
 
     def fail_over_several(self, wanted: SeveralFailovers) -> Job:
-        """Have several machines brought up, each by a child of the job. Raises NotFound for a machine or site that does
-        not exist, Malformed for a machine or port that is there twice, or a point that only one machine can have."""
+        """Request failovers of several machines, each by a child of the job. Raises NotFound for a machine or site that
+        does not exist, Malformed for a duplicate machine or port, or a point that only one machine can have."""
         _check(wanted)
         with self.catalog.writing() as tx:
             if wanted.site:
@@ -100,7 +101,7 @@ class Requests:
                 kind=f"{SEVERAL}.requested",
                 actor=self.actor,
                 subject=f"site/{wanted.site}" if wanted.site else "machines",
-                message=f"A {wanted.kind.value} of {len(found)} machines was asked for: {named}",
+                message=f"A {wanted.kind.value} of {len(found)} machines was requested: {named}",
                 detail={"machines": [row.id for row in found]},
             )
         work = {
@@ -114,7 +115,7 @@ class Requests:
         return self.jobs.start(SEVERAL, work)
 
     def act(self, action: FailoverAction, failover: str) -> Job:
-        """Have something done with a failover. Raises NotFound, WrongState."""
+        """Request an action on a failover. Raises NotFound, WrongState."""
         kind = ACTIONS[action]
         with self.catalog.writing() as tx:
             row = check_action(tx, failover, action)
@@ -125,7 +126,7 @@ class Requests:
                 kind=f"{kind}.requested",
                 actor=self.actor,
                 subject=f"machine/{machine}",
-                message=f"The {action.value} of a {row.kind} was asked for.",
+                message=f"The {action.value} of a {row.kind} was requested.",
                 detail={"failover": failover},
             )
         work: Request = {"subject": machine, "machine": machine, "failover": failover, "actor": self.actor}
@@ -135,7 +136,8 @@ class Requests:
 
 
 def start_requested(jobs: Jobs, catalog: Catalog) -> None:
-    """Start what was asked for and never begun. Call it once the engine is launched, which sees to children itself."""
+    """Start requests whose job was never begun. Call it once the engine is launched; the engine itself starts
+    children."""
     with catalog.reading() as tx:
         waiting = [row for row in failovers.in_states(tx, {FailoverState.REQUESTED}) if not row.parent]
     for row in waiting:
@@ -143,7 +145,7 @@ def start_requested(jobs: Jobs, catalog: Catalog) -> None:
 
 
 def _start(jobs: Jobs, row: FailoverRow) -> Job:
-    """Start the job that a failover's row names; answer it where it runs already."""
+    """Start the job that a failover's row names; return it if it already runs."""
     return jobs.start(BRING_UP[row.kind], job_request(row), JobId(row.job))
 
 
@@ -157,8 +159,8 @@ def _check(wanted: SeveralFailovers) -> None:
 
 
 def _check_together(tx: Transaction, rows: list[MachineRow], requests: list[FailoverRequest]) -> None:
-    """Raise NotFound for a site that does not exist, Malformed for a host's port that two are to have: sites may share
-    a host."""
+    """Raise NotFound for a site that does not exist, Malformed for a host's port that two failovers would use: sites
+    may share a host."""
     ports: list[str] = []
     for row, request in zip(rows, requests, strict=True):
         site, forward = resolved(request, targets.used(row.target, policies.target_away(tx, row.policy)))

@@ -1,7 +1,7 @@
-"""What a site has, against what machines are to take there. Pure.
+"""Compare a site's capacity with the needs of machines. Pure.
 
-QEMU and its like start a machine that is larger than its host; what that costs is a warning. Only what would keep a
-machine from starting is an error.
+QEMU and similar programs start a machine that is larger than its host. The consequences are a warning; only what
+prevents a start is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from farshore.model.target import MachineTarget
 from farshore.sites.port import Capacity, DeliveryWish, Way
 
 LEAST_DISK = 64 << 20
-"""Bytes without which no machine starts: its own files, and the first of what it writes."""
+"""Bytes without which no machine starts: its own files, and its first writes."""
 _MIB = 1 << 20
 
 Wanted = tuple[Description, MachineTarget]
@@ -23,7 +23,7 @@ Wanted = tuple[Description, MachineTarget]
 def wanting(
     name: str, description: Description, target: MachineTarget, capacity: Capacity, delivery: DeliveryWish
 ) -> list[Obstacle]:
-    """What one machine would lack at a site where nothing else starts."""
+    """Return what one machine would lack at a site where nothing else starts."""
     processors, memory, disk = _takes((description, target))
     found = []
     if capacity.processors is not None and processors > capacity.processors:
@@ -47,7 +47,7 @@ def wanting(
             _warning(
                 "memory",
                 f"{name} is to have {memory // _MIB} MiB of memory; {capacity.memory_free // _MIB} MiB are free at the "
-                "site: it starts, and may be killed once it uses more.",
+                "site: it starts, but may be killed when it uses more.",
                 f"Free memory there, or choose less: farshore machine target set {name} --memory MIB",
             )
         )
@@ -62,9 +62,9 @@ def wanting(
             )
         )
     elif free is not None and disk > free:
-        what = "they are written as far as they hold data, which may not fit"
+        what = "only their data is written, which may not fit"
         if delivery.way is Way.SERVED:
-            what = "it starts, and pauses when what it writes, or what is hydrated after a commit, no longer fits"
+            what = "it starts, and pauses when its writes, or the data hydrated after a commit, no longer fit"
         found.append(
             _warning(
                 "disk",
@@ -76,7 +76,7 @@ def wanting(
 
 
 def wanting_together(wanted: Sequence[Wanted], capacity: Capacity) -> list[Obstacle]:
-    """What the site would lack if all of these came up at once."""
+    """Return what the site would lack if all of these came up at once."""
     taken, number = demand(wanted), len(wanted)
     found = []
     if capacity.memory is not None and taken.memory > capacity.memory:
@@ -86,25 +86,25 @@ def wanting_together(wanted: Sequence[Wanted], capacity: Capacity) -> list[Obsta
                 subject="memory",
                 severity=TargetSeverity.ERROR,
                 message=f"{message}{capacity.memory // _MIB} MiB: they cannot all run at once.",
-                remedy="Give some another site, or less memory: farshore machine target set MACHINE --site, --memory",
+                remedy="Change the site or the memory of some: farshore machine target set MACHINE --site, --memory",
             )
         )
     if capacity.processors is not None and taken.processors > capacity.processors:
         message = f"The {number} machines are to have {taken.processors} processors together; the site has "
-        remedy = "They share them, and are slower; or give some another site: farshore machine target set --site"
+        remedy = "They run, but slower. Or move some to another site: farshore machine target set --site"
         found.append(_warning("processors", f"{message}{capacity.processors}.", remedy))
     if capacity.disk_free is not None and taken.disk > capacity.disk_free:
         message = f"The disks of the {number} machines have {taken.disk // _MIB} MiB together; "
-        remedy = "They do not all fit once they are hydrated: free space there, or give some another site."
+        remedy = "They do not all fit once they are hydrated: free space there, or move some to another site."
         found.append(_warning("disk", f"{message}{capacity.disk_free // _MIB} MiB are free at the site.", remedy))
     if capacity.addresses is not None and number > capacity.addresses:
         message = f"The site has {capacity.addresses} addresses for {number} machines."
-        found.append(_warning("addresses", message, "Widen the range of its network, or give some another site."))
+        found.append(_warning("addresses", message, "Widen the range of its network, or move some to another site."))
     return found
 
 
 def demand(wanted: Sequence[Wanted]) -> SiteDemand:
-    """What these machines take together."""
+    """Return the combined needs of these machines."""
     each = [_takes(one) for one in wanted]
     return SiteDemand(
         machines=len(each),
@@ -115,7 +115,7 @@ def demand(wanted: Sequence[Wanted]) -> SiteDemand:
 
 
 def shown(capacity: Capacity) -> SiteCapacity:
-    """A capacity as the API has it."""
+    """Return a capacity as the API's type."""
     return SiteCapacity(
         processors=capacity.processors,
         memory=capacity.memory,
@@ -126,7 +126,7 @@ def shown(capacity: Capacity) -> SiteCapacity:
 
 
 def _takes(wanted: Wanted) -> tuple[int, int, int]:
-    """Processors, and bytes of memory and of disks."""
+    """Return the number of processors, and bytes of memory and of disks."""
     description, target = wanted
     disks = sum(disk.size for disk in description.disks if not disk.excluded)
     return target.processors or description.processors, target.memory or description.memory, disks

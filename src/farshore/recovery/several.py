@@ -1,7 +1,7 @@
-"""The job that fails several machines over, or tests that: each by a failover of its own, which is a child of this job.
+"""The job that fails several machines over, or tests that. Each machine has its own failover, a child of this job.
 
-A machine that has come up stays up, whatever becomes of the others. Cancelling asks those that are under way to end,
-the newest first, and starts no more.
+A machine that has come up stays up, whatever happens to the others. Cancelling ends the children in progress, newest
+first, and starts no more.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ SEVERAL = "failovers"
 
 
 def several_job(context: RecoveryContext, real: JobDefinition, test: JobDefinition) -> JobDefinition:
-    """Make the job's definition from those of its children. Its request: ``subject``, ``actor``, ``kind``, ``at_once``,
-    ``on_failure``, and ``members``, each with ``machine``, ``name``, ``failover`` and ``request`` (FailoverRequest)."""
+    """Make the job's definition from those of its children. Its request has ``subject``, ``actor``, ``kind``,
+    ``at_once``, ``on_failure``, and ``members``, each with ``machine``, ``name``, ``failover`` and ``request``
+    (FailoverRequest)."""
 
     @DBOS.workflow(name=SEVERAL)
     def run(request: Request) -> Result:
@@ -77,7 +78,7 @@ def several_job(context: RecoveryContext, real: JobDefinition, test: JobDefiniti
 
 
 def _ask(context: RecoveryContext, member: dict[str, Any], job: str, parent: str, actor: str) -> None:
-    """The record that the child works on."""
+    """Create the record on which the child works."""
     with context.catalog.writing() as tx:
         request = FailoverRequest.model_validate(member["request"])
         now = context.clock.now()

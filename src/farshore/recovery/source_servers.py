@@ -1,4 +1,4 @@
-"""What a failover asks of the VMware server at which its source runs."""
+"""What a failover needs from the VMware server at which its source runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class SourceServer(Protocol):
     Its methods raise TryLater, Forbidden, NotFound, Refused."""
 
     def missing(self) -> Collection[str]:
-        """Which privileges the account lacks for what is asked here."""
+        """Return the privileges that the account lacks for these actions."""
 
     def is_off(self, machine: str) -> bool:
-        """Whether it is powered off."""
+        """Return whether the machine is powered off."""
 
     def shut_down(self, machine: str) -> str:
-        """Ask its tools to shut the guest down; why they cannot be asked, empty if they were."""
+        """Ask the machine's tools to shut the guest down. Return why they cannot be asked, or "" if they were."""
 
     def power_off(self, machine: str) -> None:
-        """Cut it off."""
+        """Power the machine off."""
 
     def mark(self, machine: str, text: str) -> None:
-        """Say on it why it is kept off; empty: not any more."""
+        """Put a text on the machine that says why it is kept off; an empty text removes it."""
 
 
 SourceServers = Callable[[str], AbstractContextManager[SourceServer]]
@@ -34,5 +34,5 @@ SourceServers = Callable[[str], AbstractContextManager[SourceServer]]
 
 
 def no_servers(name: str) -> AbstractContextManager[SourceServer]:
-    """For who has none."""
+    """Raise NotFound, for an installation without VMware servers."""
     raise NotFound(f"There is no VMware server {name!r}.", remedy="See `farshore vmware list`.")

@@ -1,5 +1,4 @@
-"""Sources at VMware servers: which machine there is a failover's source, and the lookout that says when one runs which
-is to be kept off."""
+"""Sources at VMware servers: find a failover's source there, and raise an alert if one runs that should be kept off."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ RUNS_TWICE = "source-runs"
 
 
 def source_of(tx: Transaction, machine: MachineRow) -> DiscoveredSource:
-    """What discovery knows as the machine at home. Raises NotFound, WrongState where several have its hardware id."""
+    """Return the machine at home as discovery knows it. Raises NotFound, WrongState if several machines have its
+    hardware id."""
     found = vmware.with_hardware(tx, machine.hardware_id)
     if found is None:
         raise NotFound(
@@ -35,8 +35,7 @@ def source_of(tx: Transaction, machine: MachineRow) -> DiscoveredSource:
 
 
 def let_go(context: RecoveryContext, failover: str) -> None:
-    """Take the mark off a source of which nothing runs elsewhere any more. It fails nothing: what cannot be taken off
-    is logged."""
+    """Remove the mark from a source if nothing of it runs elsewhere. A mark that cannot be removed is only logged."""
     with context.catalog.reading() as tx:
         row = failovers.get(tx, failover)
         source = noted_source(row)
@@ -46,18 +45,18 @@ def let_go(context: RecoveryContext, failover: str) -> None:
         with context.source_servers(source.server) as server:
             server.mark(source.id, "")
     except FarshoreError as error:
-        log.warning("The mark on %s at VMware server %s stays: %s", source.id, source.server, error)
+        log.warning("The mark on %s at VMware server %s could not be removed: %s", source.id, source.server, error)
 
 
 class SourceLookout:
-    """One round at each call of ``look``; the conditions may be read from other threads."""
+    """Each call of ``look`` is one round; the conditions may be read from other threads."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self.conditions: Sequence[Condition] = ()
 
     def look(self) -> None:
-        """Find sources that discovery sees running beside what was recovered from them."""
+        """Find sources that run, according to discovery, beside what was recovered from them."""
         with self._catalog.reading() as tx:
             up = failovers.in_states(tx, UP)
             self.conditions = [one for row in up for one in _of(tx, row)]
@@ -76,6 +75,6 @@ def _of(tx: Transaction, row: FailoverRow) -> Sequence[Condition]:
             f"machine/{row.machine}",
             Severity.ERROR,
             f"{machine.name} runs at {row.site}, and its source runs again at VMware server {source.server}.",
-            "Switch one of them off: what the source writes is replicated by nobody.",
+            "Switch one of them off: the source's writes are not replicated.",
         ),
     )

@@ -1,7 +1,7 @@
-"""A machine's target as it is used: its own choice over its policy's; and how a choice is changed.
+"""Combine a machine's target with its policy's, and change a target. A machine's own choice comes before its policy's.
 
-The catalog keeps choices as JSON without what they leave open (farshore.api_types.targets), so a later release's policy
-or default holds for whoever chose nothing.
+The catalog stores choices as JSON without unset values (farshore.api_types.targets), so a later policy or default
+applies to every value that was not chosen.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from farshore.model.target import MachineTarget, TargetNetwork, check_network
 
 
 def used(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> MachineTarget:
-    """What a failover is to use. Raises Malformed where a choice is one that this release does not know."""
+    """Return what a failover uses. Raises Malformed for a choice that this release does not know."""
     return as_model(chosen(own, by_policy))
 
 
 def chosen(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> Target:
-    """The same as it travels and is kept with a failover. Raises Malformed."""
+    """Return the same in the API's type, which is stored with a failover. Raises Malformed."""
     try:
         of_policy = PolicyTarget.model_validate(dict(by_policy)).model_dump(exclude_none=True)
         of_machine = Target.model_validate(dict(own)).model_dump(exclude_none=True)
@@ -39,7 +39,7 @@ def chosen(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> Target:
 
 
 def as_model(target: Target) -> MachineTarget:
-    """With nothing left open."""
+    """Return the target with every value set."""
     defaults = MachineTarget()
     return MachineTarget(
         site=target.site or defaults.site,
@@ -58,8 +58,8 @@ def as_model(target: Target) -> MachineTarget:
 
 
 def change(own: Mapping[str, Any], wanted: TargetChange) -> dict[str, Any]:
-    """The choice as it is to be kept. Raises Malformed for what is given and taken back at once, and for networks that
-    cannot be."""
+    """Return the choice to store. Raises Malformed for a value that is set and reset at once, and for impossible
+    networks."""
     given = wanted.model_dump(mode="json", exclude_none=True, exclude={"reset"})
     reset = {field.value for field in wanted.reset}
     both = sorted(reset & given.keys())
@@ -73,7 +73,7 @@ def change(own: Mapping[str, Any], wanted: TargetChange) -> dict[str, Any]:
 
 
 def policy_choice(wanted: PolicyTarget) -> dict[str, Any]:
-    """A policy's choice as it is to be kept. Raises Malformed."""
+    """Return a policy's choice to store. Raises Malformed."""
     if wanted.network is not None:
         check_network(_network(wanted.network))
     return wanted.model_dump(mode="json", exclude_none=True)

@@ -1,5 +1,5 @@
-"""The order that a site would get for a machine now: for asking the site whether it could build that. Nothing is
-delivered, and the vault is not asked: the machine is as it described itself last."""
+"""Build the order that a site would get for a machine now, to ask the site whether it could build it. Nothing is
+delivered, and the vault is not used: the machine is as it described itself last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trial_order(
     description: Description,
     wanted: MachineTarget,
 ) -> RecoveryOrder:
-    """The order. Its failover's id is the machine's own, which no failover has."""
+    """Return the order. Its failover's id is the machine's own id, which no failover has."""
     kept = [disk for disk in description.disks if disk.number not in machine.exclude_disks]
     sizes = {DiskNumber(disk.number): disk.size for disk in kept}
     consignment = Consignment(
@@ -35,7 +35,7 @@ def trial_order(
         vault_url=context.vault_url,
         vault_key="",
     )
-    # At a Unix socket also where the site reads over TLS: the keys of a served disk are made when it is delivered.
+    # At a Unix socket even if the site reads over TLS: the keys of a served disk are made when it is delivered.
     media = context.delivery(site).media(consignment)
     failover = FailoverId(machine.id)
     target = Target(
@@ -51,7 +51,7 @@ def trial_order(
 
 
 def as_described(description: Description) -> MachineDescription:
-    """The machine as a vault would hold it."""
+    """Return the machine as a vault would describe it."""
     return MachineDescription(
         hostname=description.hostname,
         firmware=description.firmware,

@@ -1,9 +1,9 @@
-"""Keeps what failovers brought up alive, and says so where it is not: machines and exports that died are started again,
-machines that paused for them go on, consoles stay short.
+"""Keep what failovers brought up alive, and report problems: dead machines and exports are started again, paused
+machines are resumed, consoles are truncated.
 
-Called at the start of the configuration server and every few seconds. It compares what the catalog says should run
-with what the sites run. A job that stops or removes a machine first writes down that it is not to run: so a machine
-that was started here meanwhile is seen to be unwanted once it has started, and is stopped again.
+Called at the start of the configuration server and every few seconds. It compares what should run according to the
+catalog with what the sites run. A job that stops or removes a machine first records that it should not run. So if a
+machine is started here meanwhile, it is seen to be unwanted once it has started, and is stopped again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOST = "recovered-machine-lost"
 """Kinds of the conditions that are found here."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _STEADY = 600.0
-"""Seconds; a machine that has run for so long is started again at once when it dies."""
+"""Seconds; a machine that has run for this long is restarted at once when it dies."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Kept:
     position: str
     stopped: bool
     was: str
-    """Its condition when it was last looked at."""
+    """Its state at the last check."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Restarts:
 
 
 class Upkeep:
-    """One round at each call of ``look``. The conditions may be read from other threads."""
+    """Each call of ``look`` is one round. The conditions may be read from other threads."""
 
     def __init__(self, context: RecoveryContext) -> None:
         self._context = context
@@ -59,7 +59,7 @@ class Upkeep:
         self.conditions: Sequence[Wrong] = ()
 
     def look(self) -> None:
-        """Over all failovers whose machines should run. A failure of one does not stop the others."""
+        """Check all failovers whose machines should run. A failure of one does not stop the others."""
         with self._context.catalog.reading() as tx:
             up = failovers.kept_up(tx)
             names = {row.machine: machines.get(tx, row.machine).name for row in up}
@@ -78,8 +78,8 @@ class Upkeep:
                         UNTENDED,
                         f"machine/{one.machine}",
                         Severity.ERROR,
-                        f"The recovered machine of {one.name} cannot be looked after: {error}",
-                        f"See why: farshore failover console {one.failover}",
+                        f"The recovered machine of {one.name} cannot be kept up: {error}",
+                        f"Find the reason: farshore failover console {one.failover}",
                     )
                 )
         self._restarts = {failover: self._restarts[failover] for failover in self._restarts.keys() & _ids(kept)}
@@ -89,8 +89,8 @@ class Upkeep:
         site = self._context.site(one.site)
         if isinstance(site, LostSite):
             return [_lost(one)]
-        # In this order: a job that removes a failover destroys the machine first, so where the disks have gone and the
-        # machine is still there afterwards, nobody is removing it.
+        # In this order: a job that removes a failover destroys the machine first. So if the disks are gone and the
+        # machine still exists afterwards, nobody is removing it.
         standing = keeps_disks(site) or self._context.delivery(site).stands(self._context.files(one.failover).folder)
         condition = site.status(failover_id(one.failover)).condition
         if isinstance(site, HasConsole):
@@ -107,27 +107,27 @@ class Upkeep:
                     SHUT_DOWN,
                     f"machine/{one.machine}",
                     Severity.WARNING,
-                    f"The recovered machine of {one.name} has shut itself down, and stays so.",
+                    f"The recovered machine of {one.name} has shut itself down, and stays off.",
                     f"Start it: farshore failover start {one.failover}",
                 )
             ]
         self._note(one, condition, "failover.died", f"died (it is {condition.value})", Severity.ERROR)
-        # Told also where it is started again at once: it lost what it had in memory.
+        # Reported even if it is restarted at once: it lost its memory's content.
         wrong = Wrong(
             DOWN,
             f"machine/{one.machine}",
             Severity.ERROR,
             f"The recovered machine of {one.name} died. It is being started again.",
-            f"See why: farshore failover console {one.failover}",
+            f"Find the reason: farshore failover console {one.failover}",
         )
         self._restart(one)
         return [wrong]
 
     def _keep_running(self, one: _Kept, site: RecoverySite, condition: Condition, standing: bool) -> None:
         if not standing and restore_disks(self._context, site, one.failover, one.position):
-            log.warning("The disks of failover %s did not stand any more; they do again.", one.failover)
+            log.warning("The disks of failover %s were not available; they are again.", one.failover)
         if condition is Condition.PAUSED and isinstance(site, Resumable):
-            log.warning("Failover %s was paused for want of its disk; it goes on.", one.failover)
+            log.warning("Failover %s was paused because a disk did not answer; it continues.", one.failover)
             site.resume(failover_id(one.failover))
         self._note(one, Condition.RUNNING, "failover.running-again", "runs again", Severity.INFORMATION)
         restarts = self._restarts.get(one.failover)
@@ -135,16 +135,16 @@ class Upkeep:
             del self._restarts[one.failover]
 
     def _restart(self, one: _Kept) -> None:
-        """Not at once where it was started a short while ago."""
+        """Restart the machine, but not at once if it was started a short while ago."""
         now = self._context.clock.monotonic()
         restarts = self._restarts.setdefault(one.failover, _Restarts(_FIRST_PAUSE, now))
         if now < restarts.not_before:
             return
         restarts.not_before = now + restarts.pause
         restarts.pause = min(2 * restarts.pause, _LONGEST_PAUSE)
-        log.warning("The machine of failover %s had died; it is started again.", one.failover)
+        log.warning("The machine of failover %s had died; it is being restarted.", one.failover)
         if not start_if_wanted(self._context, self._context.site(one.site), one.failover, one.position):
-            log.warning("Failover %s is to run no more; it does not.", one.failover)
+            log.warning("Failover %s should no longer run; it was stopped.", one.failover)
 
     def _note(self, one: _Kept, condition: Condition, kind: str, what: str, severity: Severity) -> None:
         if one.was != condition.value:

@@ -118,7 +118,7 @@ def _disks(machine: VmwareMachine) -> Iterator[Finding]:
     if machine.encrypted:
         yield _warning(
             "disks",
-            "The machine is encrypted by vSphere. Farshore copies the decrypted data and encrypts it with the vault's key.",
+            "The machine is encrypted by vSphere. Farshore copies decrypted data, and seals it with the vault's key.",
             "Check that the recovery site may store this data; encrypt the storage there if required.",
         )
 

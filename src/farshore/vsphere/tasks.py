@@ -34,7 +34,7 @@ def finished(session: Session, task: Any, seconds: float, sleep: Callable[[float
             raise of_server(session.host, error) from error
         if time.monotonic() > end:
             raise TryLater(
-                f"{session.host} has not ended a task after {seconds:.0f} s.",
+                f"A task at {session.host} has not ended after {seconds:.0f} s.",
                 remedy="This is retried automatically. Check the server's recent tasks.",
             )
         sleep(pause)

@@ -127,7 +127,7 @@ def test_a_script_that_takes_too_long_is_killed_with_its_children(tmp_path: Path
     script.write_text("#!/bin/sh\necho began\nsleep 3600 & echo $! > $0.child; wait\n")
     script.chmod(0o755)
     passed, detail = attempt(Check(kind=CheckKind.SCRIPT, script="slow", within=1), around(tmp_path, 1))
-    assert (passed, detail) == (False, "it took too long: began")
+    assert (passed, detail) == (False, "it did not end in time: began")
     child = int((folder / "slow.child").read_text())
     until(lambda: _has_ended(child), "the end of the script's child")
 

@@ -351,7 +351,7 @@ def test_all_that_is_closed_on_the_way_home_is_told_before_anything_stops(sendin
         for words in (
             "its process server ps has been silent for",
             "dr.example port 443, which its agent will need, does not answer here (Connection refused)",
-            f"port {port} of this host, which is to be forwarded to it, is not free",
+            f"port {port} of this host, which will be forwarded to it, is not free",
         ):
             assert words in error, error
         (gone / "vault").rename(gone / "elsewhere")

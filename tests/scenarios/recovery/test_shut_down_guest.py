@@ -98,7 +98,7 @@ def test_a_source_that_is_silent_is_left_running_and_one_that_answers_loses_noth
     found = failover(world)
     print("failed over:", result, found["evidence"])
     assert found["evidence"]["rpo_seconds"] == 0
-    assert "was shut down; the last of it is" in found["evidence"]["shutdown"]
+    assert "was shut down; its last position is" in found["evidence"]["shutdown"]
     # What is on the disk that was switched off is what was recovered.
     point = f"shutdown-{found['id'][:8]}"
     with (

@@ -86,7 +86,7 @@ def test_a_server_killed_anywhere_brings_up_one_machine_of_a_source_that_was_shu
             found = failovers.get(tx, FAILOVER).evidence or {}
         catalog.close()
         assert found["rpo_seconds"] == 0.0
-        assert "was shut down; the last of it is 1:12" in found["shutdown"]
+        assert "was shut down; its last position is 1:12" in found["shutdown"]
 
 
 def test_a_source_that_refuses_keeps_running_and_its_copy_is_not_brought_up(prepared: Path, tmp_path: Path) -> None:

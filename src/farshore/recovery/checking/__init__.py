@@ -1,1 +1,1 @@
-"""Looks whether a recovered machine does what it is there for."""
+"""Check whether a recovered machine does its work."""

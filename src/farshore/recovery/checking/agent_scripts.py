@@ -1,11 +1,11 @@
-"""A script of this server, run in a recovered machine by its agent: granted for one failover, answered by one machine.
+"""Run a script of this server in a recovered machine by its agent: granted for one failover, answered by one machine.
 
-The script's bytes are kept in the catalog as they are when the check is made, and granted to whoever shows the
-certificate of the failover's machine and the hardware id that the recovered machine alone has: neither the source nor
-the copy of another test. Its agent asks over a way that stands open for this and nothing else
-(farshore.recovery.leading_out), so not even the rest of that agent reaches this server.
+The catalog keeps a copy of the script from the moment when the check is made. It is granted to an agent that shows the
+certificate of the failover's machine and the hardware id that only the recovered machine has: neither the source nor
+the copy of another test. Its agent asks over a connection that serves nothing else (farshore.recovery.leading_out), so
+not even the rest of that agent reaches this server.
 
-A check looks here again and again; none of the looks waits. One that failed is run anew, as every check is.
+A check polls here repeatedly, and no call waits. A failed script is run again, as every check is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from farshore.sites.port import FailoverId, Identified, Leading, RecoverySite
 
 _SECOND = 1_000_000_000
 _AGAIN_AFTER = 2 * _SECOND
-"""After a run that failed."""
+"""After a failed run."""
 Seen = tuple[bool, str]
 
 
@@ -51,12 +51,12 @@ class AgentScripts:
     failover: FailoverId
     machine: str
     checks: Sequence[Check]
-    """All of the failover's: a run is known by the place of its check among them."""
+    """All checks of the failover: a run is identified by the index of its check."""
     scripts: ScriptFolder
     shared_network: bool
 
     def look(self, check: Check) -> Seen:
-        """Whether the check has passed, and what was seen of it; grants a run where none is under way. Raises NotFound,
+        """Return whether the check has passed, and what was seen; grant a run if none is in progress. Raises NotFound,
         Refused for a script that cannot be run."""
         check_reachable(self.site, shared_network=self.shared_network)
         place = self.checks.index(check)
@@ -76,7 +76,7 @@ class AgentScripts:
         return found or _NOT_YET
 
     def withdraw(self, check: Check) -> None:
-        """Nobody waits for it any more."""
+        """Withdraw a run for which nobody waits any longer."""
         with self.catalog.writing() as tx:
             guest_scripts.withdraw(tx, self.failover, self.checks.index(check), self.clock.now())
 
@@ -101,7 +101,7 @@ _NOT_YET: Seen = False, "the recovered machine's agent has not answered"
 
 
 def check_reachable(site: RecoverySite, *, shared_network: bool) -> None:
-    """Raise Refused where no agent could be led out for a check."""
+    """Raise Refused if no agent could be connected for a check."""
     if shared_network or not isinstance(site, Leading) or not isinstance(site, Identified):
         where = "on a test network" if shared_network else "at this kind of site"
         raise Refused(
@@ -111,26 +111,30 @@ def check_reachable(site: RecoverySite, *, shared_network: bool) -> None:
 
 
 def read(scripts: ScriptFolder, name: str) -> bytes:
-    """A script's bytes. Raises NotFound, Refused."""
+    """Return a script's bytes. Raises NotFound, Refused."""
     path = scripts.check(name)
     if path.stat().st_size > MOST_BYTES:
-        raise Refused(f"{path} is larger than {MOST_BYTES >> 10} KiB.", remedy="Have it call what the machine has.")
+        raise Refused(
+            f"{path} is larger than {MOST_BYTES >> 10} KiB.",
+            remedy="Make the script smaller: let it call programs that the machine has.",
+        )
     return path.read_bytes()
 
 
 def granted(tx: Transaction, machine: str, hardware: str) -> GuestScripts:
-    """What the agent with ``machine``'s certificate may run on this ``hardware``; nothing where it does not say."""
+    """Return what the agent with ``machine``'s certificate may run on this ``hardware``; nothing if it does not report
+    its hardware."""
     rows = guest_scripts.granted(tx, machine, hardware.lower(), MOST_SCRIPTS) if hardware else []
     names = ("id", "machine", "failover", "hardware", "content", "digest", "seconds")
     return GuestScripts(scripts=[GuestScript(**{name: getattr(row, name) for name in names}) for row in rows])
 
 
 def note(tx: Transaction, machine: str, script: str, result: GuestScriptResult, now: int) -> GuestScriptStanding:
-    """Keep what came of a run; one that was noted already, or is not waited for, stays as it is. Raises NotFound for a
-    run of another machine, or of this one on other hardware."""
+    """Store the result of a run. A run that has a result already, or that was withdrawn, is unchanged. Raises NotFound
+    for a run of another machine, or of this machine on other hardware."""
     row = guest_scripts.get(tx, script)
     if row.machine != machine or row.hardware != result.hardware.lower():
-        raise NotFound(f"There is no script {script}.", remedy="Ask for the check again: farshore failover test")
+        raise NotFound(f"There is no script {script}.", remedy="Request the check again: farshore failover test")
     if row.state == CommandState.WAITING.value:
         row.status, row.output = result.status, result.output
         guest_scripts.close(row, CommandState.SUCCEEDED if result.status == 0 else CommandState.FAILED, now)
@@ -138,7 +142,7 @@ def note(tx: Transaction, machine: str, script: str, result: GuestScriptResult, 
 
 
 def _seen(row: GuestScriptRow) -> Seen | None:
-    """What a run showed; None: it was withdrawn."""
+    """Return what a run showed; None if it was withdrawn."""
     state = CommandState(row.state)
     if state is CommandState.WITHDRAWN:
         return None

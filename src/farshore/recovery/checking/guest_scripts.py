@@ -1,8 +1,8 @@
-"""Runs a script of this server in a recovered machine, over SSH, by a key that lies beside the scripts.
+"""Run a script of this server in a recovered machine over SSH, with a key from the scripts' folder.
 
-As elsewhere a request names what runs, and never brings it. The guest is the copy of a machine, reached through this
-host or on a test network. Its host key is told in the evidence, and not relied upon: to prove who logs in gives the key
-away to nobody. What is in the script goes to whoever answers there, so secrets have no place in it.
+As elsewhere a request names a script and never contains one. The guest is the copy of a machine, reached through this
+host or on a test network. Its host key is recorded in the evidence but not verified: a login by key gives the key to
+nobody. The script's content is sent to whatever answers there, so it must not contain secrets.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _RUN = 't=$(mktemp) && cat > "$t" && chmod 700 "$t" && "$t" < /dev/null; s=$?; r
 
 
 def run_in_guest(script: bytes, key: str, user: str, address: tuple[str, int], seconds: float) -> tuple[bool, str]:
-    """Whether it ended with status 0 within ``seconds``, and the last of what it said.
+    """Return whether the script ended with status 0 within ``seconds``, and the end of its output.
 
-    Raises Unreachable, Forbidden where the key is not let in, Malformed for what is no key."""
+    Raises Unreachable, Forbidden if the key is not accepted, Malformed for an invalid key."""
     try:
         return asyncio.run(asyncio.wait_for(_run(script, key, user, address), min(seconds, _LONGEST)))
     except TimeoutError:

@@ -1,6 +1,6 @@
-"""One try of one check, by kind: whether it passed, and what was seen.
+"""Try a check once, by its kind: whether it passed, and what was seen.
 
-What a guest says is read within bounds of size and time, and goes into the record as text and nothing else.
+A guest's output is read within limits of size and time, and is recorded as text only.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Seen = tuple[bool, str]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What checks are made with. ``console``: the machine's text, as of now."""
+    """What a check needs. ``console``: the machine's text at this moment."""
 
     reach: Reach
     console: Callable[[], str]
     scripts: ScriptFolder
     facts: Mapping[str, str]
-    """For scripts: the machine's and the failover's ids, its name."""
+    """For scripts: the ids of the machine and the failover, and the machine's name."""
     agent: AgentScripts
 
 
 def attempt(check: Check, around: Surroundings) -> Seen:
-    """Try it once."""
+    """Try the check once."""
     try:
         passed, detail = _PROBES[check.kind](check, around)
     except (FarshoreError, OSError) as error:
@@ -71,7 +71,7 @@ def _get(peer: socket.socket, path: str, end: float) -> bytes:
 def _judged(check: Check, answer: bytes) -> Seen:
     status_line = _STATUS_LINE.match(answer)
     if status_line is None:
-        return False, f"no HTTP answer: {_shown(answer)}" if answer else "it hung up, or said nothing"
+        return False, f"no HTTP answer: {_shown(answer)}" if answer else "the connection was closed without an answer"
     status, body = int(status_line[1]), answer.partition(b"\r\n\r\n")[2]
     if status != check.status if check.status is not None else status >= 400:
         return False, f"status {status}"
@@ -84,7 +84,7 @@ def _ssh(check: Check, around: Surroundings) -> Seen:
     with around.reach.connect(_port(check)) as peer:
         heard = receive(peer, 1024, time.monotonic() + _TRY_SECONDS, until=b"\n")
     line = heard.split(b"\n")[0]
-    return line.startswith(b"SSH-2.0-"), _shown(line) if line else "it hung up, or said nothing"
+    return line.startswith(b"SSH-2.0-"), _shown(line) if line else "the connection was closed without an answer"
 
 
 def _script(check: Check, around: Surroundings) -> Seen:
@@ -95,7 +95,7 @@ def _script(check: Check, around: Surroundings) -> Seen:
 
 
 def _guest(check: Check, around: Surroundings) -> Seen:
-    # Imported here: SSH's library takes 0.2 s, and the server starts more often than it makes such a check.
+    # Imported here: SSH's library takes 0.2 s to load, and the server starts more often than it makes such a check.
     from farshore.recovery.checking.guest_scripts import run_in_guest
 
     script, key = around.scripts.check(str(check.script)), around.scripts.key(str(check.key))
@@ -119,7 +119,7 @@ def _port(check: Check) -> int:
 
 def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # It is the copy of a machine, reached through this host: its certificate is for another name.
+    # The guest is the copy of a machine, reached through this host: its certificate is for another name.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context

@@ -1,4 +1,5 @@
-"""How this server gets at a port of a recovered machine: through a forwarded port, or at its own address."""
+"""Connect from this server to a port of a recovered machine: through a forwarded port, or at the machine's own
+address."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Reach:
-    """Of one machine. ``forward``: ports of ``address``, by port of the guest. ``own``: the guest's address where its
-    first card is on a network of the site; empty where it leads nowhere."""
+    """Of one machine. ``forward``: ports of ``address``, by port of the guest. ``own``: the guest's address if its
+    first card is on a network of the site; empty if the card is isolated."""
 
     site: RecoverySite
     failover: FailoverId
@@ -25,7 +26,7 @@ class Reach:
     own: str = ""
 
     def at(self, port: int) -> tuple[str, int]:
-        """Where to connect to. Raises Refused where nothing leads there."""
+        """Return the address to connect to. Raises Refused if the port is not reachable."""
         if port in self.forward:
             return self.address, self.forward[port]
         if self.own:
@@ -35,7 +36,7 @@ class Reach:
         )
 
     def answers(self, port: int) -> bool:
-        """Whether the guest itself accepts a connection."""
+        """Return whether the guest itself accepts a connection."""
         host, outer = self.at(port)
         if port in self.forward and isinstance(self.site, Answering):
             return self.site.answers(self.failover, outer)
@@ -46,14 +47,15 @@ class Reach:
             return False
 
     def connect(self, port: int) -> socket.socket:
-        """A connection to it. Raises OSError, Refused."""
+        """Return a connection to the port. Raises OSError, Refused."""
         return socket.create_connection(self.at(port), timeout=CONNECT_SECONDS)
 
 
 def receive(peer: socket.socket, most: int, end: float, until: bytes = b"") -> bytes:
-    """What comes until the peer hangs up, ``until`` has come, ``most`` bytes are there, or the monotonic time ``end``.
+    """Receive until the peer closes, ``until`` has arrived, ``most`` bytes are there, or the monotonic time ``end`` is
+    reached.
 
-    A guest may say something every second without an end: the time counts, not the pauses. Raises OSError."""
+    A guest may send a byte every second for ever: the total time is limited, not the pauses. Raises OSError."""
     heard = b""
     while len(heard) < most:
         left = end - time.monotonic()
@@ -73,5 +75,5 @@ def receive(peer: socket.socket, most: int, end: float, until: bytes = b"") -> b
 
 
 def explained(error: FarshoreError | OSError) -> str:
-    """An error of a try, for people."""
+    """Return the text of a try's error, for people."""
     return str(error) or type(error).__name__

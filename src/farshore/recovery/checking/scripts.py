@@ -1,6 +1,6 @@
 """Scripts of this server that check recovered machines.
 
-Who may ask for a failover may name a script and no more: what runs is what the server's owner has put into one folder.
+A user who may request a failover may only name a script. What runs is what the server's owner has put into one folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ScriptFolder:
     path: Path
 
     def check(self, name: str) -> Path:
-        """The script. Raises NotFound, Refused for one that somebody else could have changed."""
+        """Return the script's path. Raises NotFound, Refused for one that another user could have changed."""
         script = self.path / name
         self._owned(script, "Put the script there, executable.")
         if not stat.S_ISREG(script.lstat().st_mode) or not os.access(script, os.X_OK):
@@ -37,7 +37,7 @@ class ScriptFolder:
         return script
 
     def _owned(self, path: Path, remedy: str) -> None:
-        """Raise NotFound, Refused unless nobody else could have put it there."""
+        """Raise NotFound, or Refused if another user could have put the file there."""
         for what in (self.path, path):
             try:
                 found = what.lstat()
@@ -47,7 +47,7 @@ class ScriptFolder:
                 raise Refused(f"{what} can be changed by other users.", remedy=f"chown root {what}; chmod go-w {what}")
 
     def key(self, name: str) -> str:
-        """A private key of SSH that lies there. Raises NotFound, Refused for one that others can read."""
+        """Return a private SSH key from the folder. Raises NotFound, Refused for one that others can read."""
         path = self.path / name
         self._owned(path, "Put the private key there.")
         found = path.lstat()
@@ -56,9 +56,10 @@ class ScriptFolder:
         return path.read_text(encoding="ascii", errors="replace")
 
     def run(self, name: str, facts: Mapping[str, str], seconds: float) -> tuple[bool, str]:
-        """Whether it ended with status 0 within ``seconds``, and the last of what it said. ``facts``: its environment.
+        """Return whether the script ended with status 0 within ``seconds``, and the end of its output. ``facts``: its
+        environment.
 
-        It is killed with all that it has started in its group where it takes longer. Raises NotFound, Refused."""
+        A script that takes longer is killed with its process group. Raises NotFound, Refused."""
         script = self.check(name)
         with tempfile.TemporaryFile() as said:
             with subprocess.Popen(
@@ -74,7 +75,7 @@ class ScriptFolder:
                     status = process.wait(min(seconds, _LONGEST))
                     how = f"status {status}"
                 except subprocess.TimeoutExpired:
-                    status, how = -1, "it took too long"
+                    status, how = -1, "it did not end in time"
                 finally:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)

@@ -1,1 +1,2 @@
-"""One file a step. A step may be cut off anywhere and is then run again from its start: each is idempotent."""
+"""One file for each step. A step may be interrupted anywhere and is then run again from its start: each is
+idempotent."""

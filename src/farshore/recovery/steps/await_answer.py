@@ -1,4 +1,4 @@
-"""Waits until the recovered machine answers: that moment is the end of the RTO."""
+"""Wait until the recovered machine answers: that moment is the end of the RTO."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DOWN = frozenset({Condition.STOPPED, Condition.SHUT_DOWN, Condition.ABSENT})
 
 
 def await_answer(context: RecoveryContext, failover: str) -> Result:
-    """``answered``: when (ns), 0 if it did not in time, or nobody could ask; ``checked``: what was seen working.
+    """Return ``answered``: the time (ns), 0 if it did not answer in time or could not be asked; ``checked``: what was
+    seen working.
 
-    A machine that does not answer goes on running, and its console tells more. Raises Refused if it stops meanwhile,
-    or if its console says that it comes no further; Cancelled.
-    """
+    A machine that does not answer keeps running, and its console shows more. Raises Refused if it stops meanwhile, or
+    if its console shows that its start failed; Cancelled."""
     with context.catalog.reading() as tx:
         row = failovers.get(tx, failover)
         site, ports, patience = context.site(row.site), _ports(row), _patience(context, row)
@@ -42,7 +42,8 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
                 "fail over to another point.",
             )
         if found.condition is Condition.PAUSED and isinstance(site, Resumable):
-            # Its disk did not answer in time: nothing is lost, and nobody else looks after it before it has come up.
+            # Its disk did not answer in time: nothing is lost, and nobody else resumes the machine before it has come
+            # up.
             site.resume(failover_id(failover))
         hung.look()
         waited = context.clock.monotonic() - begun
@@ -51,7 +52,7 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
                 if _answers(site, failover, found.address, host):
                     return {"answered": context.clock.now(), "checked": f"its port {guest} answered"}
         elif waited >= context.patience.settle:
-            return {"answered": 0, "checked": "only that it was started: without --forward nothing can be asked of it"}
+            return {"answered": 0, "checked": "only that it was started: without --forward its ports cannot be checked"}
         if waited > patience:
             guests = " or ".join(str(guest) for _, guest in ports)
             return {"answered": 0, "checked": f"its port {guests} did not answer within {waited:.0f} s"}
@@ -60,8 +61,8 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
 
 
 def _ports(row: FailoverRow) -> list[tuple[int, int]]:
-    """Those at which it may answer, of the host and of the guest: the first that somebody forwarded; where only checks
-    asked for some, any of those."""
+    """Return the ports at which it may answer, of the host and of the guest: the first port that a user forwarded, or,
+    if only checks need ports, any of those."""
     every = sorted((int(host), guest) for host, guest in row.forward.items())
     wanted = asked(row).forward
     if wanted is None:
@@ -70,7 +71,7 @@ def _ports(row: FailoverRow) -> list[tuple[int, int]]:
 
 
 def _patience(context: RecoveryContext, row: FailoverRow) -> float:
-    """Seconds to wait; not longer than its checks would, where they alone asked for its ports."""
+    """Return the seconds to wait; if only its checks need ports, not longer than they would wait."""
     within = [check.within for check in Target.model_validate(row.target).checks or [] if check.port is not None]
     if asked(row).forward or not within:
         return context.patience.answer
@@ -78,14 +79,14 @@ def _patience(context: RecoveryContext, row: FailoverRow) -> float:
 
 
 class _Hung:
-    """Finds a guest that has panicked, or has no root: its console says so, and then nothing any more."""
+    """Finds a guest that has panicked, or has no root disk: its console says so, and then nothing more."""
 
     def __init__(self, context: RecoveryContext, failover: str, site: RecoverySite) -> None:
         self._context, self._failover, self._site = context, failover, site
         self._text, self._since = "", context.clock.monotonic()
 
     def look(self) -> None:
-        """Raise Refused where that has been so for long enough: a guest may start anew by itself."""
+        """Raise Refused if that state has lasted long enough: a guest may restart by itself."""
         text = consoles.text(self._context, self._failover, self._site, _NEWEST)
         now = self._context.clock.monotonic()
         if text != self._text:

@@ -1,7 +1,7 @@
-"""May this failover be done? Takes its turn in the catalog: one failover of a machine at a time.
+"""Check whether this failover may run, and take its turn in the catalog: one failover of a machine at a time.
 
-The same rules hold in both directions. What runs of the machine at a recovery site gives way to what is to be brought
-up, at whichever place.
+The same rules apply in both directions. An instance of the machine that runs at a recovery site is replaced by the new
+one, wherever that is.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from farshore.recovery.ports import leads_nowhere, ports_for
 from farshore.recovery.standing import asked, cancelled, is_test, others, replaced, rows, take_turn
 
 _SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER, MachineState.COMMITTED})
-"""States that a machine may be failed over from; from FAILED_OVER to change the point, from COMMITTED to change it
-after all, as long as retention keeps the other one."""
+"""States that a machine may be failed over from: FAILED_OVER to change the point, COMMITTED to change it afterwards,
+while retention keeps the other point."""
 
 
 def check(context: RecoveryContext, failover: str) -> bool:
-    """Put the failover under way. Return whether the machine sends its stream from a recovery site: what runs there is
-    to be stopped before it is fenced.
+    """Mark the failover as in progress. Return whether the machine sends its stream from a recovery site: then the
+    instance there must be stopped before it is fenced.
 
-    Raises Cancelled, Refused, WrongState, NotFound for a site that does not exist.
-    """
+    Raises Cancelled, Refused, WrongState, NotFound for a site that does not exist."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        if row.cancelled:  # in this transaction: a clean-up of what has not begun comes before, or not at all
+        if row.cancelled:  # in this transaction: a clean-up of a job that has not begun comes before, or not at all
             raise cancelled()
         if row.state == FailoverState.WORKING.value:
             return _sends_from_site(row, machine)
@@ -60,12 +59,12 @@ def check(context: RecoveryContext, failover: str) -> bool:
 
 
 def _forward_for_checks(context: RecoveryContext, tx: Transaction, row: FailoverRow) -> None:
-    """Let the checks reach ports that nobody asked to be forwarded. Raises NotFound, Refused where a test's
-    script is not there, before anything is done."""
+    """Forward ports that the checks need and nobody forwarded. Raises NotFound or Refused for a test whose script is
+    missing, before anything is done."""
     target = targets.chosen(row.target, {})
     checks = target.checks or []
     for check in checks:
-        # A disaster is no time to insist on a script: there, its check fails.
+        # In a disaster a missing script must not prevent the failover: only its check fails.
         if check.script is not None and is_test(row):
             ScriptFolder(context.scripts).check(check.script)
             if check.key is not None:
@@ -89,5 +88,6 @@ def _check_direction(row: FailoverRow, machine: MachineRow, present: list[Failov
 
 
 def _sends_from_site(row: FailoverRow, machine: MachineRow) -> bool:
-    """Not so where the point of an uncommitted failover is changed."""
+    """Return whether the machine's stream comes from a site; False if the point of an uncommitted failover is
+    changed."""
     return not is_test(row) and bool(machine.site) and FailoverState.COMMITTED in replaced(row).values()

@@ -1,4 +1,4 @@
-"""Turns what was asked for (latest, a name, a time …) into one position, once: later steps and repeats use it."""
+"""Resolve the request (latest, a name, a time …) to one position, once: later steps and repeats use it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from farshore.vault.reading.points import AtTime, Choice, Latest, Named
 
 
 def choose_point(context: RecoveryContext, failover: str) -> str:
-    """The position, as EPOCH:SEQUENCE. Raises NotFound where there is no such point, Refused for an unclear wish."""
+    """Return the position as EPOCH:SEQUENCE. Raises NotFound if there is no such point, Refused for an ambiguous
+    request."""
     with context.catalog.reading() as tx:
         row, _ = rows(tx, failover)
         machine = row.machine
@@ -34,13 +35,13 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
 
 
 def _measured(row: FailoverRow, source: MachineRow, now: int) -> dict[str, object]:
-    """How much of the source's time the point lacks: until now, or until it was heard of last where it is down. Nothing
-    where it was shut down and the point is its last."""
+    """Return how much of the source's time the point lacks: until now, or until the last report of a source that is
+    down. Nothing if the source was shut down and the point is its last."""
     end = source_end(row)
     if end is not None and (row.point_epoch, row.point_sequence) >= end:
         return {"rpo_seconds": 0.0, "rpo_basis": "the point is the last that its source wrote before it was shut down"}
     seen = source.last_seen
-    known = "now" if is_test(row) or not 0 < seen < now else "when its source was heard of last"
+    known = "now" if is_test(row) or not 0 < seen < now else "when its source last reported"
     until = now if known == "now" else seen
     return {
         "rpo_seconds": max(0, until - row.point_time) / 1e9,

@@ -1,4 +1,4 @@
-"""May this be done with a failover? Each answers from the catalog, in the transaction that begins to do it."""
+"""Check whether an action on a failover is allowed, in the transaction that begins the action."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INSTEAD = {
 
 
 def check_action(tx: Transaction, failover: str, action: FailoverAction) -> FailoverRow:
-    """The failover, if ``action`` may be asked for. Raises NotFound, WrongState."""
+    """Return the failover if ``action`` may be requested. Raises NotFound, WrongState."""
     row, machine = rows(tx, failover)
     if not applies(action, FailoverState(row.state), test=is_test(row)):
         kind = "test" if is_test(row) else "failover"
@@ -38,8 +38,8 @@ def check_action(tx: Transaction, failover: str, action: FailoverAction) -> Fail
 
 
 def may_clean_up(context: RecoveryContext, failover: str, is_working: Callable[[str], bool]) -> bool:
-    """Its machine is not to run any more; whether its job had left it half done. Raises WrongState for what may not be
-    cleaned up, and for a failover whose job still works (asked of its id)."""
+    """Mark its machine as not to run; return whether its job had left it half done. Raises WrongState if a clean-up is
+    not allowed, or while the failover's job still works (``is_working`` of its id)."""
     with context.catalog.writing() as tx:
         row = failovers.get(tx, failover)
         if row.state == FailoverState.CLEANED_UP.value:
@@ -50,13 +50,13 @@ def may_clean_up(context: RecoveryContext, failover: str, is_working: Callable[[
         if half_done and is_working(row.job):
             raise WrongState("This failover is running.", remedy=f"Wait for it, or: farshore job cancel {row.job}")
         row.stopped = True
-        # A job that has not begun yet does nothing then.
+        # A job that has not begun yet then does nothing.
         row.cancelled = row.cancelled or half_done
         return half_done
 
 
 def _refuse_if_it_may_come_back(tx: Transaction, row: FailoverRow) -> None:
-    """Raise WrongState for one that is started again if the failover that is to replace it fails."""
+    """Raise WrongState for a failover that is started again if the one that will replace it fails."""
     for other in others(tx, row):
         if FailoverState(other.state) in UNDER_WAY and row.id in replaced(other):
             raise WrongState(
@@ -66,13 +66,13 @@ def _refuse_if_it_may_come_back(tx: Transaction, row: FailoverRow) -> None:
 
 
 def may_delete(context: RecoveryContext, failover: str) -> None:
-    """Its machine, if it has one, is not to run any more. Raises WrongState."""
+    """Mark its machine, if there is one, as not to run. Raises WrongState."""
     with context.catalog.writing() as tx:
         check_action(tx, failover, FailoverAction.DELETE).stopped = True
 
 
 def settle(context: RecoveryContext, failover: str) -> None:
-    """See that the disks of a committed machine come to depend on its site alone."""
+    """Make the disks of a committed machine depend only on its site."""
     site, folder = site_of(context, failover), context.files(failover).folder
     if keeps_disks(site):
         context.delivery(site).withdraw(folder)
@@ -81,10 +81,9 @@ def settle(context: RecoveryContext, failover: str) -> None:
 
 
 def commit(context: RecoveryContext, failover: str) -> list[str]:
-    """Make a failover final; the superseded ones, which may be removed now. Recovery points are not touched.
+    """Make a failover final; return the superseded ones, which may be removed now. Recovery points are not touched.
 
-    Raises WrongState where the machine does not run.
-    """
+    Raises WrongState if the machine does not run."""
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
         done = row.state == FailoverState.COMMITTED.value and not is_test(row)

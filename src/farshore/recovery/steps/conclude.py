@@ -1,4 +1,4 @@
-"""The machine runs: writes down where and when, and that this place has it now, and owns its stream."""
+"""Record that the machine runs, where and since when, and that this place now owns it and its stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from farshore.sites.port import Condition
 
 
 def conclude(context: RecoveryContext, failover: str, address: str, came_up: Result, note: str) -> Result:
-    """The job's result: what was brought up, the state it was in, and how long it took (seconds)."""
+    """Return the job's result: what was brought up, its state before, and how long it took (seconds)."""
     answered = int(came_up["answered"])
     hardware = hardware_id(site_of(context, failover), failover)
     with context.catalog.writing() as tx:
@@ -27,7 +27,7 @@ def conclude(context: RecoveryContext, failover: str, address: str, came_up: Res
             row.condition, row.condition_since = Condition.RUNNING.value, now
             what = "A test of" if is_test(row) else "Production of"
             seconds = (row.running - row.requested) / 1e9
-            message = f"{what} {machine.name} runs at {row.site}, {seconds:.1f} s after it was asked for."
+            message = f"{what} {machine.name} runs at {row.site}, {seconds:.1f} s after the request."
             detail = {"seconds": seconds, "address": address, "checked": row.checked}
             tell(context, tx, row, "failover.running", message, detail=detail)
         if not is_test(row) and machine.state == MachineState.FAILING_OVER.value:

@@ -1,4 +1,4 @@
-"""Brings the machine's disks at the chosen position to where its site takes them, before anything is created there."""
+"""Bring the machine's disks at the chosen position to where its site takes them, before anything is created there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from farshore.sites.port import FailoverId, Way
 
 
 def deliver(context: RecoveryContext, failover: str, position: str) -> None:
-    """Deliver them whole. Raises Cancelled, Refused for a point without disks, what opening the point raises."""
+    """Deliver the disks completely. Raises Cancelled, Refused for a point without disks, what opening the point
+    raises."""
     delivery = context.delivery(site_of(context, failover))
     consignment = consignment_of(context, failover, position)
     watch = Watched(context, failover)
@@ -29,13 +30,13 @@ def deliver(context: RecoveryContext, failover: str, position: str) -> None:
         _note_sizes(context.files(failover).sizes, consignment)
         end_progress()
     except TryLater as error:
-        # The step is tried again, and goes on where it was: say meanwhile what it waits for.
+        # The step is retried and continues where it was; meanwhile show what it waits for.
         report_progress(watch.said, f"waits: {error}")
         raise
 
 
 class Watched:
-    """Reports how far a delivery is, and ends it if its job was cancelled."""
+    """Reports the progress of a delivery, and ends it if its job was cancelled."""
 
     def __init__(self, context: RecoveryContext, failover: str) -> None:
         self._context, self._failover = context, failover
@@ -51,7 +52,7 @@ class Watched:
 
 
 def consignment_of(context: RecoveryContext, failover: str, position: str) -> Consignment:
-    """What is delivered to a failover. Raises Refused where the point has no disk."""
+    """Return what is delivered to a failover. Raises Refused if the point has no disk."""
     target = target_of(context, failover, position)
     path = context.files(failover).sizes
     sizes = _noted_sizes(path, position)
@@ -80,7 +81,7 @@ def consignment_of(context: RecoveryContext, failover: str, position: str) -> Co
 
 
 def _note_sizes(path: Path, consignment: Consignment) -> None:
-    """Write down what was delivered, so that a machine which left the vault can be started without it."""
+    """Record what was delivered, so that a machine which left the vault can be started without it."""
     noted = {"position": consignment.position, "disks": {str(disk): size for disk, size in consignment.sizes.items()}}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = path.with_suffix(".new")
@@ -89,7 +90,7 @@ def _note_sizes(path: Path, consignment: Consignment) -> None:
 
 
 def _noted_sizes(path: Path, position: str) -> dict[DiskNumber, int] | None:
-    """Return the sizes of the disks that were delivered, by disk; None if they are not noted: ask the vault then."""
+    """Return the recorded sizes of the delivered disks, by disk; None if there is no record: ask the vault then."""
     try:
         noted = json.loads(path.read_text())
         if noted["position"] != position:
@@ -100,7 +101,7 @@ def _noted_sizes(path: Path, position: str) -> dict[DiskNumber, int] | None:
 
 
 def target_of(context: RecoveryContext, failover: str, position: str) -> Target:
-    """The failover as the catalog describes it. Raises Malformed for a target that is not understood."""
+    """Return the failover as the catalog describes it. Raises Malformed for a target that is not understood."""
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
         wanted = targets.used(row.target, {})

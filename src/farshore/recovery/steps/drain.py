@@ -1,6 +1,6 @@
-"""Waits until the vault holds all that the process server had received, so that "latest" is the latest there is.
+"""Wait until the vault holds everything that the process server had received, so that "latest" is the newest data.
 
-Who asks for the latest *processed* state does not want to wait: what is in the vault is taken.
+A request for the latest *processed* state does not wait: the data in the vault is used.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from farshore.recovery.standing import asked, refuse_if_cancelled, rows
 
 _SECOND = 1_000_000_000
 _FORGETTING = 2 * _SECOND
-"""A process server that reports without the stream, this long after the fence, has nothing left of it."""
+"""If a process server reports without the stream this long after the fence, it has nothing left of it."""
 
 
 def drain(context: RecoveryContext, failover: str, fenced: int) -> str:
-    """What there is to tell: empty if all was stored. Raises Cancelled, and nothing else: what is in the vault can be
-    recovered anyway."""
+    """Return what remains unstored, as a message; empty if everything was stored. Raises only Cancelled: the data in
+    the vault can be recovered anyway."""
     end = context.clock.monotonic() + context.patience.drain
     with context.catalog.reading() as tx:
         point = asked(rows(tx, failover)[0]).point
@@ -33,7 +33,7 @@ def drain(context: RecoveryContext, failover: str, fenced: int) -> str:
             try:
                 server = process_servers.get(tx, newest.process_server)
             except NotFound:
-                return "The process server of the machine is not known any more."
+                return "The process server of the machine is no longer known."
             if newest.stored >= newest.received and server.last_seen > fenced + _FORGETTING:
                 return ""
             silent = (context.clock.now() - server.last_seen) / _SECOND

@@ -1,4 +1,4 @@
-"""Shuts the source out: from here on its agent may send nothing, so the newest point cannot move any more."""
+"""Fence the source: from now on its agent may send nothing, so the newest point can no longer move."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from farshore.recovery.standing import rows, tell
 
 
 def fence(context: RecoveryContext, failover: str) -> int:
-    """When it was done (ns): reports of the process server made after this tell what there will ever be."""
+    """Return the time of the fence (ns): later reports of the process server contain all data that there will ever
+    be."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         now = context.clock.now()

@@ -1,8 +1,8 @@
-"""What runs of the machine at a recovery site gives way to what is to be brought up, from another point or at another
-place: two of one machine must never run side by side.
+"""Stop the instance of a machine that runs at a recovery site before another one is brought up, from another point or
+at another place: two of one machine must never run side by side.
 
-It is stopped first, and removed only once the other has answered; if that fails, it is started again. Its disks stay
-until the commit: changing the point again may want to come back to what they hold.
+It is stopped first, and removed only once the other has answered; if that fails, it is started again. Its disks are
+kept until the commit: a later change of the point may need them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GRACE_SECONDS = 20.0
 
 
 def stop_earlier(context: RecoveryContext, failover: str, grace: float = _GRACE_SECONDS) -> list[str]:
-    """The failovers that were stopped; ``grace``: seconds in which a machine may shut down by itself."""
+    """Return the failovers that were stopped; ``grace``: seconds in which a machine may shut down by itself."""
     with context.catalog.writing() as tx:
         note_stopping(rows(tx, failover)[0], context.clock.now())
     earlier = list(_replaced(context, failover))
@@ -28,13 +28,13 @@ def stop_earlier(context: RecoveryContext, failover: str, grace: float = _GRACE_
             site = context.site(row.site)
             if FailoverState(row.state) in UP:
                 failovers.set_state(row, FailoverState.SUPERSEDED)
-                tell(context, tx, row, "failover.superseded", f"{machine.name} is to be brought up anew instead.")
+                tell(context, tx, row, "failover.superseded", f"{machine.name} will be brought up anew instead.")
         site.stop(failover_id(one), grace=grace)
     return earlier
 
 
 def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
-    """The failovers that run again, as the one that was to replace them could not be brought up."""
+    """Return the failovers that run again, because their replacement could not be brought up."""
     earlier = _replaced(context, failover)
     for one, before in earlier.items():
         with context.catalog.writing() as tx:
@@ -51,7 +51,7 @@ def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
 
 
 def remove_earlier(context: RecoveryContext, failover: str) -> list[str]:
-    """The failovers of which only the disks are left."""
+    """Return the failovers of which only the disks remain."""
     earlier = list(_replaced(context, failover))
     for one in earlier:
         site = site_of(context, one)

@@ -1,10 +1,10 @@
-"""What a failback does before its machine is fenced where it runs: all that can be seen to stand in the way is seen
-while nothing has stopped, and then it is stopped in a way in which nothing is lost.
+"""What a failback does before its machine is fenced where it runs. Every obstacle that can be found is found while
+nothing has stopped. Then the machine is stopped without losing data.
 
-An agent ends with its machine, and what other services write after it has ended would be in no point. So the machine is
-held still: its agent freezes the file systems, cuts a point and keeps them frozen, and once the point is in the vault
-the machine is cut off. Whatever had been committed by then is in the stream, and nothing can be committed after it. A
-machine that cannot be held still is shut down.
+An agent ends with its machine, and later writes of other services would be in no point. So the machine is held: its
+agent freezes the file systems, creates a point and keeps them frozen. Once the point is in the vault the machine is cut
+off. Everything committed by then is in the stream, and nothing can be committed afterwards. A machine that cannot be
+held is shut down.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _SECOND = 1_000_000_000
 
 
 def look_at_home(context: RecoveryContext, failover: str) -> bool:
-    """Whether disks at home are brought up to date, those that were named or that the site brings here. Raises
-    WrongState where the machine's stream does not come from where it runs, Refused where the site at home could not run
-    it, TryLater."""
+    """Return whether existing disks at home are updated: those that the user named, or that the site attaches here.
+    Raises WrongState if the machine's stream does not come from where it runs, Refused if the site at home could not
+    run it, TryLater."""
     site = site_of(context, failover)
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
@@ -66,14 +66,14 @@ def look_at_home(context: RecoveryContext, failover: str) -> bool:
 
 
 def follow_home(context: RecoveryContext, failover: str) -> None:
-    """Bring the disks that survived at home near to what the machine has on its disks, while it runs. Raises Cancelled,
-    and what a disk is refused with."""
+    """Update the disks that survived at home almost to the machine's present state, while it runs. Raises Cancelled,
+    and the error of a refused disk."""
     _surviving(context, site_of(context, failover)).follow(_consignment(context, failover), Watched(context, failover))
     end_progress()
 
 
 def _places(context: RecoveryContext, failover: str) -> tuple[list[DiskPlace], str]:
-    """Where its disks survived, and the master target that is to write them."""
+    """Return where its disks survived, and the master target that will write them."""
     with context.catalog.reading() as tx:
         wanted = asked(rows(tx, failover)[0])
     places = [DiskPlace(number, one.path, one.image) for number, one in sorted(wanted.disks.items())]
@@ -97,7 +97,7 @@ def _surviving(context: RecoveryContext, site: RecoverySite) -> Surviving:
 
 
 def _consignment(context: RecoveryContext, failover: str) -> Consignment:
-    """As of no position yet: the newest counts."""
+    """Return the consignment without a position: the newest counts."""
     newest = str(context.machine_vault(_machine(context, failover)).latest().position)
     return consignment_of(context, failover, newest)
 
@@ -108,7 +108,8 @@ def _machine(context: RecoveryContext, failover: str) -> str:
 
 
 def hold(context: RecoveryContext, failover: str) -> int:
-    """Until when the machine's file systems stay frozen for sure (ns); 0: it cannot be held still. Raises Cancelled."""
+    """Return until when the machine's file systems certainly remain frozen (ns); 0 if it cannot be held. Raises
+    Cancelled."""
     seconds = context.patience.hold
     if not seconds or _is_lost(context, failover):
         return 0
@@ -116,7 +117,7 @@ def hold(context: RecoveryContext, failover: str) -> int:
     with context.catalog.writing() as tx:
         _, machine = rows(tx, failover)
         subject = machine.id
-        ask(tx, failover, subject, arguments, context.clock.now())  # under the failover's id: once
+        ask(tx, failover, subject, arguments, context.clock.now())  # under the failover's id, so only once
     while True:
         refuse_if_cancelled(context, failover)
         found = False
@@ -131,7 +132,7 @@ def hold(context: RecoveryContext, failover: str) -> int:
                 found = True
         if found:
             with context.catalog.writing() as tx:
-                note_stopping(rows(tx, failover)[0], asked)  # its users wait since then
+                note_stopping(rows(tx, failover)[0], asked)  # its users wait from now on
             end_progress()
             return until
         now = context.clock.now()
@@ -150,7 +151,7 @@ def _is_lost(context: RecoveryContext, failover: str) -> bool:
 
 
 def stop_for_home(context: RecoveryContext, failover: str, held_until: int) -> bool:
-    """Stop what runs at the recovery site; whether it was stopped while it was held still."""
+    """Stop the instance at the recovery site; return whether it was stopped while it was held."""
     held = context.clock.now() < held_until - _MARGIN_SECONDS * _SECOND
     stop_earlier(context, failover, 0.0 if held else _GRACE_SECONDS)
     return held and context.clock.now() < held_until

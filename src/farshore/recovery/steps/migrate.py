@@ -1,8 +1,8 @@
-"""What the commit of a migration does beyond that of a failover: the machine's protection ends, and its agent goes.
+"""What the commit of a migration does beyond that of a failover: end the machine's protection, and remove its agent.
 
-The agent is asked under the failover's id. It is the recovered machine's, told from the old source's by its hardware
-(farshore.protection.commands). One that does not come is awaited for a while; it takes itself off whenever it does
-come. Its points stay: the machine remains known, and its policy says for how long they are kept.
+The agent is asked under the failover's id. It is the recovered machine's agent, distinguished from the old source's by
+its hardware (farshore.protection.commands). One that does not connect is awaited for a while; it removes itself
+whenever it does connect. The machine's points are kept: it remains known, and its policy says for how long.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from farshore.protection.granting import fence
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.standing import rows, tell
 
-_BY_HAND = "Take it off by hand, inside the machine: docs/operate/uninstall.md"
+_BY_HAND = "Remove it by hand, inside the machine: docs/operate/uninstall.md"
 
 
 def end_protection(context: RecoveryContext, failover: str) -> None:
-    """End the protection of a machine that was migrated, and ask its agent to take itself off. Raises WrongState if the
+    """End the protection of a machine that was migrated, and ask its agent to remove itself. Raises WrongState if the
     machine runs somewhere else by now."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
@@ -38,15 +38,14 @@ def end_protection(context: RecoveryContext, failover: str) -> None:
         machine.protect = False
         fence(tx, machine, now, "it was migrated")
         ask(tx, failover, machine.id, UninstallArguments(), now)
-        message = (
-            f"{machine.name} was migrated to {row.site}: its protection has ended, its points stay as its policy says."
-        )
+        message = f"{machine.name} was migrated to {row.site}. Its protection has ended; its points are kept by policy."
         tell(context, tx, row, "machine.migrated", message)
 
 
 def await_agent_off(context: RecoveryContext, failover: str) -> Result:
-    """Wait until the agent has taken itself off, then shut every certificate of the machine out. Return what went and
-    what stays there. Raises Refused if the agent cannot, is silent, or cannot be told from the old source's."""
+    """Wait until the agent has removed itself, then revoke every certificate of the machine. Return what was removed
+    and what remains there. Raises Refused if the agent cannot remove itself, is silent, or cannot be distinguished from
+    the old source's."""
     begun = context.clock.monotonic()
     while True:
         with context.catalog.reading() as tx:
@@ -76,7 +75,7 @@ def await_agent_off(context: RecoveryContext, failover: str) -> Result:
 
 
 def awaits_agent(tx: Transaction, row: FailoverRow, machine: MachineRow) -> bool:
-    """Whether the agent of a migrated machine was asked to take itself off, and has not answered."""
+    """Return whether the agent of a migrated machine was asked to remove itself, and has not answered."""
     if machine.state != MachineState.UNPROTECTED.value:
         return False
     try:

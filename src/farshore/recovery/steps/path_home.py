@@ -1,10 +1,10 @@
-"""The path home, looked at before anything stops: what a failback needs on its way, and the machine once it is there.
+"""Check the path home before anything stops: what a failback needs on its way, and the machine once it is there.
 
-From where the machine runs its last write must come into the vault: through its process server. At home this host must
-read the vault, the ports that are to be forwarded must be free, and the agent must reach the configuration server and
-the process server at the names that it knows. What is found wrong is told all at once.
+From where the machine runs, its last write must reach the vault through its process server. At home this host must read
+the vault, the ports to be forwarded must be free, and the agent must reach the configuration server and the process
+server at the names that it knows. All problems are reported together.
 
-A machine that does not run any more comes home from what the vault has, and asks nothing of its site.
+A machine that no longer runs comes home from the data in the vault, and needs nothing of its site.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass
 class _Found:
-    """What stands in the way, and what to do about the first of it."""
+    """The problems, and the remedy for the first of them."""
 
     troubles: list[str] = field(default_factory=list)
     remedy: str = ""
@@ -36,12 +36,12 @@ class _Found:
 
 
 def check_path(context: RecoveryContext, failover: str) -> None:
-    """Raise Refused with all that stands in the way."""
+    """Raise Refused with all problems."""
     found = _Found()
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
         name, subject, server = machine.name, machine.id, machine.process_server or ""
-        earlier = {port for one in replaced(row) for port in rows(tx, one)[0].forward}  # they are free by then
+        earlier = {port for one in replaced(row) for port in rows(tx, one)[0].forward}  # they will be free by then
         ports = sorted(int(port) for port in row.forward if port not in earlier)
     _check_vault(context, subject, found)
     if _runs_away(context, failover):
@@ -74,14 +74,14 @@ def _check_last_write(context: RecoveryContext, machine: str, found: _Found) -> 
         try:
             server = process_servers.get(tx, row.process_server or "")
         except NotFound:
-            found.add("its process server is not known any more", "See farshore process-server list.")
+            found.add("its process server is no longer known", "See farshore process-server list.")
             return
         name, seen, store_trouble, trouble = server.name, server.last_seen, server.store_trouble, row.stream_trouble
     silent = (context.clock.now() - seen) / _SECOND
     if silent > context.patience.silent_server:
         found.add(
             f"its process server {name} has been silent for {silent:.0f} s, and has the last writes",
-            f"See what holds it up: farshore process-server show {name}",
+            f"Find the reason: farshore process-server show {name}",
         )
     for one in filter(None, (store_trouble, trouble)):
         found.add(f"its process server {name} cannot store ({one})", f"See: farshore process-server show {name}")
@@ -95,12 +95,12 @@ def _check_endpoints(context: RecoveryContext, server: str, found: _Found) -> No
         if tried[address]:
             found.add(
                 f"{name} port {port}, which its agent will need, does not answer here ({tried[address]})",
-                f"Open TCP port {port} from home to {name} (VPN, firewall), and see that its server runs.",
+                f"Open TCP port {port} from home to {name} (VPN, firewall), and check that its server runs.",
             )
 
 
 def _connects(address: tuple[str, int]) -> str:
-    """Why not; empty if it does."""
+    """Return why a connection failed; empty if it succeeded."""
     try:
         with socket.create_connection(address, timeout=_CONNECT_SECONDS):
             return ""
@@ -116,7 +116,7 @@ def _check_ports(ports: list[int], found: _Found) -> None:
                 trial.bind((_LOOPBACK, port))
             except OSError as error:
                 found.add(
-                    f"port {port} of this host, which is to be forwarded to it, is not free ({error.strerror})",
+                    f"port {port} of this host, which will be forwarded to it, is not free ({error.strerror})",
                     "Choose another: --forward HOST:GUEST",
                 )
 

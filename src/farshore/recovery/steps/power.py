@@ -1,4 +1,4 @@
-"""Stops a recovered machine, and starts it again, because somebody wants it so."""
+"""Stop a recovered machine, and start it again, at a user's request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GRACE_SECONDS = 120.0
 
 
 def want(context: RecoveryContext, failover: str, *, running: bool) -> str:
-    """Write down whether the machine is to run; the place it is at. Raises WrongState."""
+    """Record whether the machine should run; return its place. Raises WrongState."""
     with context.catalog.writing() as tx:
         row = check_action(tx, failover, FailoverAction.START if running else FailoverAction.STOP)
         row.stopped = not running
@@ -23,13 +23,13 @@ def want(context: RecoveryContext, failover: str, *, running: bool) -> str:
 
 
 def stop_machine(context: RecoveryContext, failover: str) -> None:
-    """Ask it to shut down, and cut it off if it does not within two minutes. Its disks stay as they are."""
+    """Ask the machine to shut down, and cut it off if it does not within two minutes. Its disks are unchanged."""
     site_of(context, failover).stop(failover_id(failover), grace=_GRACE_SECONDS)
     note_condition(context, failover, Condition.STOPPED, "failover.stopped", "was stopped")
 
 
 def start_again(context: RecoveryContext, failover: str, position: str) -> None:
-    """Start it from what its disks hold. Raises WrongState where it is to run no more."""
+    """Start the machine from its disks. Raises WrongState if it should no longer run."""
     if not start_if_wanted(context, site_of(context, failover), failover, position):
         raise WrongState(
             "The recovered machine was stopped, replaced or removed meanwhile.",
@@ -46,12 +46,12 @@ def note_condition(
     what: str,
     severity: Severity = Severity.INFORMATION,
 ) -> None:
-    """Write down how the machine is, once."""
+    """Record the machine's state, once."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if row.condition != condition.value:
             known, row.condition, row.condition_since = row.condition, condition.value, context.clock.now()
             if not known and condition is Condition.RUNNING:
-                return  # an earlier release brought it up, and looked at no conditions
+                return  # an earlier release brought it up, and recorded no states
             message = f"The recovered machine of {machine.name} {what}."
             tell(context, tx, row, kind, message, actor="server", severity=severity)

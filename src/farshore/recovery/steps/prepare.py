@@ -1,8 +1,9 @@
-"""Makes the copy of the guest ready for its target, before the machine is created. Source and vault are not touched.
+"""Prepare the copy of the guest for its target, before the machine is created. Source and vault are not touched.
 
-It never stands in a failover's way: a guest that cannot be prepared gets its disks as they were delivered and starts as
-it is, with a warning. A mark in the failover's folder says that it is at work: whoever finds it begins from disks as
-they were delivered. On the way home nothing is prepared; what an earlier failover prepared is taken back.
+It never prevents a failover: a guest that cannot be prepared gets its disks as they were delivered and starts
+unchanged, with a warning. A file in the failover's folder marks that the preparation runs: a step that finds it begins
+with the disks as they were delivered. On the way home nothing is prepared; the changes of an earlier preparation are
+reverted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ log = logging.getLogger(__name__)
 
 
 def prepare(context: RecoveryContext, failover: str, position: str) -> None:
-    """Prepare it, if that is wanted and has not been done. Raises Cancelled, and what giving it new disks raises."""
+    """Prepare the guest, if that is wanted and not done yet. Raises Cancelled, and what delivering its disks again
+    raises."""
     mark = context.files(failover).preparing
     if not _is_noted(context, failover):
         target = target_of(context, failover, position)
@@ -54,7 +56,7 @@ def prepare(context: RecoveryContext, failover: str, position: str) -> None:
 
 
 def _wish(context: RecoveryContext, failover: str, target: Target, described: MachineDescription) -> Wish | None:
-    """What is to be done; None: nothing. On the way home: take back what earlier failovers did, if any did."""
+    """Return what to do; None: nothing. On the way home: revert what earlier failovers did, if they did anything."""
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
         if Direction(row.direction) is not Direction.HOME:
@@ -108,10 +110,10 @@ def _disks(
 
 
 def _renewed(context: RecoveryContext, failover: str, consignment: Consignment) -> list[str]:
-    """Give it its disks as they were delivered; a warning where that cannot be."""
+    """Give the guest its disks as they were delivered; return a warning if that is impossible."""
     if context.delivery(site_of(context, failover)).renew(consignment):
         return []
-    return ["What had been changed by then stays."]
+    return ["The changes made so far remain."]
 
 
 def _is_noted(context: RecoveryContext, failover: str) -> bool:
@@ -124,7 +126,7 @@ def _note(context: RecoveryContext, failover: str, done: GuestPreparation) -> No
         row, machine = rows(tx, failover)
         row.preparation = done.model_dump()
         if done.outcome == "failed":
-            message = f"The guest of {machine.name} could not be prepared and starts as it is: {done.warnings[0]}"
+            message = f"The guest of {machine.name} could not be prepared and starts unchanged: {done.warnings[0]}"
             tell(context, tx, row, "failover.not-prepared", message, severity=Severity.WARNING)
         elif done.outcome:
             message = f"The guest of {machine.name} is {done.outcome}: {len(done.changes)} changes."

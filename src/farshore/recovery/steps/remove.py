@@ -1,4 +1,4 @@
-"""Has nothing left of a failover but its record with its evidence: machine, disks, files."""
+"""Delete everything of a failover except its record with its evidence: machine, disks, files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from farshore.recovery.standing import give_machine_back, noted_source, rows, si
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
-    """Destroy what there is, in an order in which nothing loses its disk while it runs."""
+    """Destroy what there is, in an order in which a running machine never loses its disk."""
     site = site_of(context, failover)
-    # The picture made when the checks ended says more than one of a machine that is being shut down.
+    # The screenshot from the end of the checks is more useful than one of a machine that is being shut down.
     keep_screen(context, failover, site, anew=False)
     consoles.keep(context, failover, site)
     site.destroy(failover_id(failover))
@@ -31,7 +31,7 @@ def remove(context: RecoveryContext, failover: str) -> None:
 
 
 def note_removed(context: RecoveryContext, failover: str) -> None:
-    """The record after a clean-up."""
+    """Update the record after a clean-up."""
     let_go(context, failover)
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
@@ -43,13 +43,13 @@ def note_removed(context: RecoveryContext, failover: str) -> None:
 
 
 def note_failed(context: RecoveryContext, failover: str, reason: str, after: FailoverState) -> None:
-    """The record of what was undone; the machine goes back to where it was."""
+    """Record what was undone; the machine returns to its state before."""
     wrong = _what_it_said(context, failover)
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        if FailoverState(row.state) in UNDER_WAY:  # else it was noted, or cleaned up meanwhile
+        if FailoverState(row.state) in UNDER_WAY:  # otherwise it was recorded, or cleaned up meanwhile
             failovers.set_state(row, after)
-            commands.withdraw(tx, failover, context.clock.now())  # nobody shuts the source down for it any more
+            commands.withdraw(tx, failover, context.clock.now())  # the source is no longer shut down for this failover
             source = noted_source(row)
             if source_end(row) is not None or (source is not None and source.how):
                 reason = f"{reason} {machine.name} was shut down for it: start it again where it was."
@@ -66,7 +66,7 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
 
 
 def _what_it_said(context: RecoveryContext, failover: str) -> Diagnosis | None:
-    """What its console tells; nothing where its site is gone, too."""
+    """Return what its console shows; None if its site is also gone."""
     try:
         return diagnose(consoles.text(context, failover, site_of(context, failover)))
     except FarshoreError:
@@ -74,7 +74,7 @@ def _what_it_said(context: RecoveryContext, failover: str) -> Diagnosis | None:
 
 
 def forget(context: RecoveryContext, failover: str) -> None:
-    """No record either. A machine that had been committed has no place to run any more: it is unprotected."""
+    """Delete the record too. A machine that was committed has no place to run any longer: it becomes unprotected."""
     consoles.drop(context, failover)
     drop_screen(context, failover)
     with context.catalog.writing() as tx:

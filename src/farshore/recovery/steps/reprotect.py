@@ -1,8 +1,8 @@
-"""A committed machine is replicated from where it runs now: its agent there is granted the stream.
+"""Replicate a committed machine from where it runs now: its agent there is granted the stream.
 
-The new line grows from the position that its failover chose (``MachineRow.line_epoch``). Nothing at the site changes,
-so there is nothing to undo: an agent that does not come is awaited for a while, and is granted the stream whenever it
-does come.
+The new line begins at the position that its failover chose (``MachineRow.line_epoch``). Nothing at the site changes, so
+there is nothing to undo: an agent that does not connect is awaited for a while, and gets the stream whenever it does
+connect.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _GRANTED = frozenset({MachineState.RESYNC, MachineState.PROTECTED})
 
 
 def grant_stream(context: RecoveryContext, failover: str) -> int:
-    """The newest epoch that there was before. Raises WrongState where the machine is not the failover's any more, or
-    does not run."""
+    """Return the newest epoch before. Raises WrongState if the machine no longer belongs to the failover, or does not
+    run."""
     site = site_of(context, failover)
     condition = site.status(failover_id(failover)).condition
     owner = hardware_id(site, failover)
@@ -47,13 +47,13 @@ def grant_stream(context: RecoveryContext, failover: str) -> int:
         machines.set_state(machine, MachineState.RESYNC)
         machine.owner, machine.protect = owner, True
         policies.turn_away(tx, machine)
-        tell(context, tx, row, "failover.reprotected", f"{machine.name} is to be replicated from {row.site}.")
+        tell(context, tx, row, "failover.reprotected", f"{machine.name} will be replicated from {row.site}.")
         return machine.line_after
 
 
 def await_stream(context: RecoveryContext, failover: str, before: int) -> Result:
-    """Wait until the agent at the site has been granted an epoch above ``before``. Raises Refused where it does not
-    ask in time, WrongState where the machine went on meanwhile."""
+    """Wait until the agent at the site has been granted an epoch above ``before``. Raises Refused if it does not ask in
+    time, WrongState if the machine's state changed meanwhile."""
     begun = context.clock.monotonic()
     while True:
         with context.catalog.reading() as tx:

@@ -1,4 +1,4 @@
-"""Sends the disks to a site that takes them to disks of its own, once the guest was prepared on this host's copy."""
+"""Send the disks to a site that takes them to its own disks, once the guest was prepared on this host's copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from farshore.recovery.steps.deliver import Watched, consignment_of
 
 
 def send(context: RecoveryContext, failover: str, position: str) -> None:
-    """Send them whole; nothing to do where they are where they belong. Raises Cancelled, what opening the point
+    """Send the disks completely; do nothing if they are already in place. Raises Cancelled, what opening the point
     raises."""
     delivery = context.delivery(site_of(context, failover))
     if not isinstance(delivery, Sending):
@@ -21,6 +21,6 @@ def send(context: RecoveryContext, failover: str, position: str) -> None:
         delivery.send(consignment_of(context, failover, position), watch)
         end_progress()
     except TryLater as error:
-        # The step is tried again, and goes on where it was: say meanwhile what it waits for.
+        # The step is retried and continues where it was; meanwhile show what it waits for.
         report_progress(watch.said, f"waits: {error}")
         raise

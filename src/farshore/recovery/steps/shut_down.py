@@ -1,8 +1,8 @@
-"""Has the source shut down by its agent, so that its last write is in the newest point, and nothing comes after it.
+"""Shut the source down by its agent, so that its last write is in the newest point and nothing follows it.
 
-The agent stops the machine's services, freezes its file systems, cuts the last point and answers once the process
-server has all up to it; then the machine is off. What it answers is believed, and nothing else: a source of which
-nothing is heard may still run. What happens then the operator has chosen: the failover goes on without, or ends.
+The agent stops the machine's services, freezes its file systems, creates the last point and answers once the process
+server has everything up to it; then the machine is off. Only its answer is trusted: a silent source may still run. The
+operator has chosen what happens then: the failover continues without a shutdown, or ends.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _SECOND = 1_000_000_000
 
 
 def shut_down(context: RecoveryContext, failover: str) -> bool:
-    """Whether the source is off and all that it wrote is in the vault. Raises Cancelled, and Refused where it was to be
-    so and is not."""
+    """Return whether the source is off and all its writes are in the vault. Raises Cancelled, and Refused if that was
+    required and is not so."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         request = asked(row)
@@ -34,7 +34,7 @@ def shut_down(context: RecoveryContext, failover: str) -> bool:
             services=max(1, request.shutdown_within // 2),
             hold=min(120, max(1, request.shutdown_within // 3)),
         )
-        ask(tx, failover, machine.id, arguments, context.clock.now())  # under the failover's id: once
+        ask(tx, failover, machine.id, arguments, context.clock.now())  # under the failover's id, so only once
     try:
         why = _await_answer(context, failover, request.shutdown_within) or _await_point(context, failover)
     except Cancelled:
@@ -42,20 +42,21 @@ def shut_down(context: RecoveryContext, failover: str) -> bool:
         raise
     finally:
         end_progress()
-    # Where its VMware server is to see to it after this, that has the last word.
+    # If its VMware server takes care of it after this step, that has the last word.
     wanted = Shutdown.TRY if request.shutdown_vmware else request.shutdown
     return _concluded(context, failover, wanted, why)
 
 
 def _await_answer(context: RecoveryContext, failover: str, within: int) -> str:
-    """Why the source was not shut down; empty if it was."""
+    """Return why the source was not shut down; empty if it was."""
     while True:
         refuse_if_cancelled(context, failover)
         with context.catalog.reading() as tx:
             command, seen = commands.get(tx, failover), rows(tx, failover)[1].last_seen
             state, asked_at = CommandState(command.state), command.created
         now, until = context.clock.now(), asked_at + within * _SECOND
-        silent = (now - seen) / _SECOND if seen < asked_at else 0.0  # a machine that is being shut down may fall silent
+        # a machine that is being shut down may become silent
+        silent = (now - seen) / _SECOND if seen < asked_at else 0.0
         if state is CommandState.WAITING and now <= until and silent <= context.patience.silent_agent:
             left = (until - now) / _SECOND / within
             report_progress(max(0.01, min(0.9, 1 - left)), "its source is awaited")
@@ -69,7 +70,7 @@ def _await_answer(context: RecoveryContext, failover: str, within: int) -> str:
                 return ""
             if command.state == CommandState.FAILED.value:
                 failure = command.failure or {}
-                return f"{failure.get('message', 'It could not be.')} {failure.get('remedy', '')}".strip()
+                return f"{failure.get('message', 'The reason is not known.')} {failure.get('remedy', '')}".strip()
             return f"its agent {_silence(silent) or f'did not answer within {within} s'}."
 
 
@@ -83,16 +84,16 @@ def _note_end(context: RecoveryContext, tx: Transaction, command: CommandRow) ->
         return
     result = command.result or {}
     note_end(row, int(result["epoch"]), int(result["sequence"]))
-    note_stopping(row, command.created)  # its users wait since then
+    note_stopping(row, command.created)  # its users wait from now on
     late = result.get("still") or []
     had = f"; {', '.join(map(str, late))} had not ended by then" if late else ""
-    message = f"{machine.name} was shut down; the last of it is {result['epoch']}:{result['sequence']}{had}."
+    message = f"{machine.name} was shut down; its last position is {result['epoch']}:{result['sequence']}{had}."
     add_evidence(row, shutdown=message)
     tell(context, tx, row, "failover.source-shut-down", message)
 
 
 def _await_point(context: RecoveryContext, failover: str) -> str:
-    """Why what it wrote last is not in the vault yet; empty if it is."""
+    """Return why its last writes are not in the vault yet; empty if they are."""
     end = context.clock.monotonic() + context.patience.drain
     while True:
         refuse_if_cancelled(context, failover)
@@ -129,6 +130,6 @@ def _concluded(context: RecoveryContext, failover: str, wanted: Shutdown, why: s
         add_evidence(row, shutdown=said)
         name = machine.name
     if wanted is Shutdown.REQUIRE:
-        remedy = f"Mend that, or fail over what is here: farshore failover run {name}"
+        remedy = f"Fix that, or fail over without it: farshore failover run {name}"
         raise Refused(said, remedy=remedy)
     return False

@@ -1,4 +1,4 @@
-"""Builds the machine at its site and starts it."""
+"""Create the machine at its site and start it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from farshore.sites.port import Medium, RecoveryOrder, RecoverySite, keeps_disks
 
 
 def start_machine(context: RecoveryContext, failover: str, position: str) -> str:
-    """The address at which it is reached. Changes nothing where it runs already."""
+    """Start the machine and return its address. Changes nothing if it already runs."""
     site = site_of(context, failover)
     consignment = consignment_of(context, failover, position)
     order = order_of(context, failover, consignment, context.delivery(site).media(consignment))
@@ -34,7 +34,7 @@ def order_of(
     consignment: Consignment,
     media: Mapping[DiskNumber, Medium],
 ) -> RecoveryOrder:
-    """What is to be built, of the machine as it was at the consignment's position."""
+    """Return the order for the machine as it was at the consignment's position."""
     target = target_of(context, failover, consignment.position)
     position = Position.parse(consignment.position)
     described = context.machine_vault(target.machine).machine_description(position)
@@ -42,22 +42,21 @@ def order_of(
 
 
 def start_anew(context: RecoveryContext, failover: str, position: str) -> str:
-    """Start it from what it has written to its disks, which are brought back first where they do not stand.
+    """Start the machine from its own disks. If they are not available, they are restored first.
 
-    The vault is asked for nothing that is known here: a machine that left it starts without it.
-    """
+    Uses the vault only for what is not known here: a machine that left the vault starts without it."""
     site = site_of(context, failover)
     restore_disks(context, site, failover, position)
     note_boot(context.files(failover).boot)
     try:
         return site.start(failover_id(failover)).address
-    except NotFound:  # what it was made from is gone
+    except NotFound:  # the disks that it was made from are gone
         return start_machine(context, failover, position)
 
 
 def restore_disks(context: RecoveryContext, site: RecoverySite, failover: str, position: str) -> bool:
-    """Let its disks stand again, with all that the machine had written; whether they did not. Raises NotFound where
-    they cannot."""
+    """Make its disks available again, with everything that the machine wrote; return whether they were not. Raises
+    NotFound if that is impossible."""
     delivery = context.delivery(site)
     if keeps_disks(site) or delivery.stands(context.files(failover).folder):
         return False
@@ -66,11 +65,10 @@ def restore_disks(context: RecoveryContext, site: RecoverySite, failover: str, p
 
 
 def start_if_wanted(context: RecoveryContext, site: RecoverySite, failover: str, position: str) -> bool:
-    """``start_anew``, where the machine is to run; False, and nothing of it runs, where it is not.
+    """Call ``start_anew`` if the machine should run. Otherwise make sure that it does not run, and return False.
 
-    Whoever stops or removes a machine first writes down that it is not to run. So it is looked at once more when the
-    machine runs: a job that waited, or went on after a crash, does not bring back what another one has taken away.
-    """
+    A job that stops or removes a machine first records that it should not run. So this is checked again when the
+    machine runs: a job that waited, or continued after a crash, does not bring back what another one has removed."""
     if not is_wanted(context, failover):
         return False
     start_anew(context, failover, position)
@@ -82,5 +80,5 @@ def start_if_wanted(context: RecoveryContext, site: RecoverySite, failover: str,
 
 
 def position_of(row: FailoverRow) -> str:
-    """The place that was chosen, as EPOCH:SEQUENCE."""
+    """Return the chosen position, as EPOCH:SEQUENCE."""
     return f"{row.point_epoch}:{row.point_sequence}"

@@ -1,8 +1,8 @@
-"""Has the source's VMware server see to it that the source is off, and mark it there.
+"""Make sure through the source's VMware server that the source is off, and mark it there.
 
-It comes after the agent was asked, whose orderly end is the only one that loses nothing. Where the agent has answered,
-the machine switches itself off, and is only looked at; else VMware tools shut its guest down, and where the operator
-requires the source to be off it is cut off when its time is over. Off it stays: the mark tells people why.
+This comes after the agent was asked, because only its orderly shutdown loses nothing. If the agent has answered, the
+machine switches itself off, and is only checked. Otherwise VMware tools shut its guest down, and if the operator
+requires the source to be off, it is powered off when the time is over. It remains off: the mark tells people why.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from farshore.recovery.standing import (
 
 _SECOND = 1_000_000_000
 _AGENT_SECONDS = 60
-"""For a machine whose agent has answered to be off: its file systems are frozen, its tools can do nothing."""
+"""For a machine whose agent has answered to be off: its file systems are frozen, so its tools cannot help."""
 _TROUBLE_SECONDS = 60
-"""For a VMware server that does not answer to come back, where the failover may go on without."""
+"""For a VMware server that does not answer to return, if the failover may continue without it."""
 _AGENT, _TOOLS, _CUT_OFF = "agent", "tools", "power-off"
 _TOLD = {
-    "": "It was off at VMware server {server}.",
+    "": "It was already off at VMware server {server}.",
     _AGENT: "It is off at VMware server {server}.",
-    _TOOLS: "VMware tools shut it down at {server}: what it wrote after its agent's last point is not in the vault.",
-    _CUT_OFF: "It was cut off at VMware server {server}: its last writes may be missing.",
+    _TOOLS: "VMware tools shut it down at {server}: its writes after its agent's last point are not in the vault.",
+    _CUT_OFF: "It was powered off at VMware server {server}: its last writes may be missing.",
 }
 
 
 def switch_off(context: RecoveryContext, failover: str) -> bool:
-    """Whether the source is off and marked. Raises Cancelled, and Refused where it was to be so and is not."""
+    """Return whether the source is off and marked. Raises Cancelled, and Refused if that was required and is not so."""
     source, request, by_agent = _begin(context, failover)
     try:
         while True:
@@ -66,7 +66,7 @@ def switch_off(context: RecoveryContext, failover: str) -> bool:
 
 
 def _begin(context: RecoveryContext, failover: str) -> tuple[NotedSource, FailoverRequest, bool]:
-    """The source, what is asked for, and whether its agent has shut it down."""
+    """Return the source, the request, and whether its agent has shut it down."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         source = noted_source(row)
@@ -84,7 +84,7 @@ def _patience(request: FailoverRequest) -> int:
 def _see_to_it(
     context: RecoveryContext, failover: str, server: SourceServer, request: FailoverRequest, *, by_agent: bool
 ) -> str:
-    """Why it is not off; empty if it is."""
+    """Return why the source is not off; empty if it is."""
     source = _source(context, failover)
     missing = server.missing()
     if missing:
@@ -118,29 +118,29 @@ def _await_off(context: RecoveryContext, failover: str, server: SourceServer, un
         if now > until:
             return False
         done = 1 - (until - now) / max(1, until - source.since)
-        report_progress(max(0.01, min(0.99, done)), f"VMware server {source.server} is to switch its source off")
-        context.sleep(max(1.0, context.patience.poll))  # each look is a request
+        report_progress(max(0.01, min(0.99, done)), f"VMware server {source.server} must switch its source off")
+        context.sleep(max(1.0, context.patience.poll))  # each check is a request
 
 
 def _source(context: RecoveryContext, failover: str) -> NotedSource:
     with context.catalog.reading() as tx:
         source = noted_source(rows(tx, failover)[0])
-    assert source is not None  # it was noted when the step began
+    assert source is not None  # it was recorded when the step began
     return source
 
 
 def _note(context: RecoveryContext, failover: str, how: str) -> None:
-    """Before it is asked: who finds the machine off after a crash is to know by what."""
+    """Record the way before it is used: a step that finds the machine off after a crash must know why it is off."""
     with context.catalog.writing() as tx:
         row = rows(tx, failover)[0]
         source = noted_source(row)
         assert source is not None
         note_source(row, NotedSource(source.server, source.id, source.since, how))
-        note_stopping(row, context.clock.now())  # its users wait since then
+        note_stopping(row, context.clock.now())  # its users wait from now on
 
 
 def _mark(server: SourceServer, source: NotedSource, failover: str) -> str:
-    """Why it could not be marked: no reason to end a failover. Raises TryLater."""
+    """Return why it could not be marked; this is no reason to end a failover. Raises TryLater."""
     text = f"Kept off: it was failed over. Do not start it while it runs elsewhere: farshore failover show {failover}"
     try:
         server.mark(source.id, text)

@@ -1,6 +1,6 @@
-"""Makes the checks that were chosen for a machine, once it has come up, and keeps what they showed.
+"""Run the checks that were chosen for a machine, once it has come up, and keep their results.
 
-A check is tried again until it passes or its time is over. Whatever they show, the machine stays up: people decide.
+A check is retried until it passes or its time is over. Whatever the results, the machine stays up: people decide.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Pending:
 
 
 def verify(context: RecoveryContext, failover: str) -> Result:
-    """Return the verdict and the number of checks that passed. Never fails for what a check shows."""
+    """Return the verdict and the number of checks that passed. A check's result never makes this fail."""
     with context.catalog.reading() as tx:
         row = failovers.get(tx, failover)
         requested, site = row.requested, context.site(row.site)
@@ -76,7 +76,7 @@ def _try(
 
 
 def _gone(context: RecoveryContext, site: RecoverySite, failover: str) -> str:
-    """Why nothing more can be asked of the machine; empty while something can."""
+    """Return why nothing more can be asked of the machine; empty while something can."""
     with context.catalog.reading() as tx:
         try:
             row = failovers.get(tx, failover)
@@ -120,7 +120,7 @@ def _surroundings(
 
 
 def own_address(row: FailoverRow) -> str:
-    """The address at which a guest on a network of its site is reached: its first card's, as it was chosen."""
+    """Return the address of a guest on a network of its site: its first card's chosen address."""
     networks = Target.model_validate(row.target).networks or []
     if not networks or leads_nowhere(networks[0].kind, test=is_test(row)):
         return ""
