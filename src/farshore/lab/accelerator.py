@@ -1,8 +1,9 @@
-"""How to run the lab's guest on this host: by KVM where the guest's own kernel really boots by it, else emulated.
+"""Choose how to run the lab's guest on this host: with KVM if the guest's own kernel really boots with it, otherwise
+emulated.
 
-The verdict is the recovery site's (``sites.qemu.accelerator``), found by booting and kept until the host restarts.
-The emulated processor is chosen by measurement (docs/decisions/2026-11-22-lab-guest.md): QEMU's ``max`` takes twice
-as long to log in as Westmere, which is the least that numpy's wheels run on.
+The test is the recovery site's (``sites.qemu.accelerator``): a boot, whose result is kept until the host restarts. The
+emulated processor was chosen by measurement (docs/decisions/2026-11-22-lab-guest.md): with QEMU's ``max`` a login takes
+twice as long as with Westmere, the least that numpy's wheels need.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ EMULATED_PROCESSOR = "Westmere"
 
 @dataclass(frozen=True)
 class Accelerator:
-    """How QEMU executes the guest's instructions, and with what processor model."""
+    """How QEMU executes the guest's instructions, and its processor model."""
 
     name: str
     processor: str
@@ -36,9 +37,8 @@ class Accelerator:
 
 
 def accelerator_for(folder: Path, kernel: Path | None) -> Accelerator:
-    """Decide with ``kernel`` (the guest's); ``folder`` keeps the verdict. The first call may take 20 s a try.
+    """Decide with ``kernel`` (the guest's); ``folder`` keeps the result. The first call may take 20 s for each try.
 
-    The environment's ``FARSHORE_LAB_ACCELERATOR`` (``kvm`` or ``tcg``) decides instead where it is set.
-    """
+    The environment's ``FARSHORE_LAB_ACCELERATOR`` (``kvm`` or ``tcg``) overrides the test."""
     name = os.environ.get("FARSHORE_LAB_ACCELERATOR") or choose_accelerator(folder, kernel)
     return Accelerator("kvm", "host") if name == "kvm" else Accelerator("tcg", EMULATED_PROCESSOR)

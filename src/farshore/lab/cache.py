@@ -1,4 +1,4 @@
-"""Where the lab keeps what is costly to make again, and who may make it: one builder at a time."""
+"""Keep what is expensive to make, with one builder at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Iterator
 
 
 def cache_folder() -> Path:
-    """``FARSHORE_CACHE``, else ``~/.cache/farshore``; made if it is not there."""
+    """Return ``FARSHORE_CACHE``, or ``~/.cache/farshore``; create it if it is missing."""
     named = os.environ.get("FARSHORE_CACHE")
     folder = Path(named) if named else Path.home() / ".cache" / "farshore"
     folder.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def only_one(lock_file: Path) -> Iterator[None]:
-    """Hold ``lock_file`` exclusively; waits for another holder, and is freed if this process dies."""
+    """Hold ``lock_file`` exclusively; wait for another holder. The lock is released if this process dies."""
     with lock_file.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

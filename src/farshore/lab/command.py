@@ -1,4 +1,4 @@
-"""The QEMU command line of the lab's guest. Pure: settings in, argument list out."""
+"""Build the QEMU command line of the lab's guest. Pure: settings in, argument list out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ QEMU = "qemu-system-x86_64"
 GUEST_SSH = 22
 GUEST_DATABASE = 5432
 HOST_SEEN_FROM_GUEST = "10.0.2.2"
-"""The host's loopback, as the guest's user-mode network names it."""
+"""The host's loopback, as seen in the guest's user-mode network."""
 
 
 @dataclass(frozen=True)
 class GuestSettings:
-    """What is chosen for one run. ``memory`` in MiB; ``data_disks`` are raw images beside the boot disk."""
+    """The choices for one run. ``memory`` in MiB; ``data_disks`` are raw images beside the boot disk."""
 
     name: str = "onprem"
     memory: int = 1024
@@ -29,12 +29,11 @@ class GuestSettings:
 def guest_command(
     settings: GuestSettings, disk: Path, folder: Path, forwards: Mapping[int, int], accelerator: Accelerator
 ) -> list[str]:
-    """Arguments that start the guest; ``forwards`` maps ports of the host's loopback to the guest's.
+    """Return the arguments that start the guest; ``forwards`` maps ports of the host's loopback to the guest's.
 
     ``folder`` gets ``serial.log`` and the QMP socket ``qmp``. The process stays in the foreground. It runs under QEMU's
-    seccomp filter, but as whoever started it and with a way to the host's loopback: the lab made this guest itself, its
-    disks are files of that user's, and the guest's agent speaks to servers of this host.
-    """
+    seccomp filter, but as the user who started it and with access to the host's loopback: the lab made this guest
+    itself, its disks are that user's files, and the guest's agent talks to servers of this host."""
     command = [QEMU, "-name", settings.name, "-nodefaults", "-no-user-config", "-display", "none"]
     command += ["-machine", "pc", *accelerator.arguments()]
     command += ["-m", str(settings.memory), "-smp", str(settings.processors), "-rtc", "base=utc"]
@@ -50,7 +49,7 @@ def guest_command(
 
 
 def _disk(number: int, path: Path) -> list[str]:
-    # Not O_DIRECT: the image is sparse, and the host's copy in memory outlives the guest's sudden death.
+    # Not O_DIRECT: the image is sparse, and the host's copy in memory survives the guest's sudden death.
     file = f"driver=file,filename={path},node-name=file{number},cache.direct=off,discard=unmap"
     format_ = f"driver=raw,file=file{number},node-name=disk{number},discard=unmap"
     device = f"virtio-blk-pci,drive=disk{number},serial=lab-disk-{number}"

@@ -1,8 +1,7 @@
-"""The witness: a row committed every 100 ms, and outside the guest a record of each acknowledgement with its time.
+"""The witness: a row is committed every 100 ms, and each acknowledgement is recorded with its time outside the guest.
 
-After a failover the record and the table together say what was lost: ``judge`` gives the RPO that was really reached
-and whether a row is missing in the middle. The record is kept by this process, on the host, so the guest's death
-cannot touch it.
+After a failover the record and the table together show what was lost: ``judge`` returns the real RPO and whether a row
+is missing in the middle. This process keeps the record, on the host, so the guest's death cannot affect it.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ class Acknowledged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a recovered table holds, against the record."""
+    """The content of a recovered table, compared with the record."""
 
     acknowledged: int
     """Rows in the record."""
     recovered: int
     """Rows of the table up to its highest number."""
     holes: tuple[int, ...]
-    """Recorded numbers below the table's highest that the table lacks. Anything here is a corruption."""
+    """Recorded numbers below the table's highest that the table lacks. Any such number means corruption."""
     lost: int
     """Recorded rows above the table's highest."""
     rpo: float
@@ -54,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Database:
-    """How to reach a PostgreSQL of the lab's guest."""
+    """Address of a PostgreSQL in the lab's guest."""
 
     port: int
     password: str
@@ -64,7 +63,7 @@ class Database:
 
 
 class Counter:
-    """Commits a row each ``PERIOD`` until it is stopped or the database is gone for good. A context manager."""
+    """Commits a row each ``PERIOD`` until it is stopped or the database no longer answers. A context manager."""
 
     def __init__(self, database: Database, record: Path) -> None:
         self._database = database
@@ -92,7 +91,7 @@ class Counter:
             )
 
     def stop(self) -> None:
-        """End after the row in hand."""
+        """End after the current row."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -111,7 +110,7 @@ class Counter:
                 try:
                     connection = await _connect(self._database)
                     try:
-                        # A row whose acknowledgement was lost may be there or not: go on after what is there.
+                        # A row whose acknowledgement was lost may exist or not: continue after the newest row.
                         highest = await connection.fetchval("SELECT max(n) FROM counter", timeout=30)
                         number = (highest or 0) + 1
                         await self._commit_rows(connection, number, record)
@@ -150,7 +149,7 @@ def judge(acknowledged: Sequence[Acknowledged], found: Sequence[int]) -> Verdict
 
 
 def rows(database: Database) -> list[int]:
-    """The counter's numbers in ``database``, in order. Raises Unreachable if it does not answer."""
+    """Return the counter's numbers in ``database``, in order. Raises Unreachable if it does not answer."""
     return asyncio.run(_rows(database))
 
 
@@ -166,7 +165,7 @@ async def _rows(database: Database) -> list[int]:
 
 
 def newest_by_its_own_clock(database: Database) -> float:
-    """Seconds since 1970 UTC at which the newest row was made, by the machine's clock. Raises Unreachable."""
+    """Return when the newest row was made, by the machine's clock, in seconds since 1970 UTC. Raises Unreachable."""
     return asyncio.run(_newest(database))
 
 

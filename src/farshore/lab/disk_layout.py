@@ -1,8 +1,8 @@
-"""The lab disk's partitions and boot loader, written into a plain file: no loop device, no mount to clean up.
+"""Write the lab disk's partitions and boot loader into a plain file: no loop device, no mount to clean up.
 
-Partition 1 holds GRUB's core image, 2 is swap (to prove that swap is left out of replication), 3 is the root file
-system. The two patches below are the two sector addresses that GRUB's BIOS images carry for this purpose: the
-boot sector's address of the core image, and the core image's address of its own second sector.
+Partition 1 holds GRUB's core image, 2 is swap (to show that swap is not replicated), 3 is the root file system. The two
+patches below set the two sector addresses that GRUB's BIOS images have for this purpose: the boot sector's address of
+the core image, and the core image's address of its own second sector.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the three partitions of a disk of ``disk_bytes`` are."""
+    """Positions of the three partitions of a disk of ``disk_bytes``."""
 
     disk_bytes: int
     swap_bytes: int
@@ -52,16 +52,15 @@ class Layout:
 
     @property
     def root(self) -> Extent:
-        """The root file system: all that is left."""
+        """The root file system: all remaining space."""
         start = self.swap.start + self.swap.length
         return Extent(start, self.disk_bytes - TAIL_BYTES - start)
 
 
 def patched_boot_sector(boot_image: bytes, core_lba: int) -> bytes:
-    """The first 440 bytes of the disk: GRUB's ``boot.img`` that loads the core image from ``core_lba``.
+    """Return the first 440 bytes of the disk: GRUB's ``boot.img``, which loads the core image from ``core_lba``.
 
-    Raises Malformed if ``boot_image`` is not one sector with a boot signature.
-    """
+    Raises Malformed if ``boot_image`` is not one sector with a boot signature."""
     if len(boot_image) != SECTOR or boot_image[-2:] != b"\x55\xaa":
         raise Malformed("boot.img is not a boot sector.", remedy="Reinstall grub-pc-bin in the guest recipe.")
     code = bytearray(boot_image[:_MBR_CODE_BYTES])
@@ -70,10 +69,9 @@ def patched_boot_sector(boot_image: bytes, core_lba: int) -> bytes:
 
 
 def patched_core(core_image: bytes, core_lba: int) -> bytes:
-    """GRUB's core image, padded to whole sectors, whose first sector loads the others from behind itself.
+    """Return GRUB's core image, padded to whole sectors; its first sector loads the sectors after it.
 
-    Raises Malformed if it does not fit the boot partition.
-    """
+    Raises Malformed if it does not fit the boot partition."""
     padded = bytearray(core_image + bytes(-len(core_image) % SECTOR))
     sectors = len(padded) // SECTOR
     if not 2 <= sectors <= MIB // SECTOR:
@@ -110,7 +108,7 @@ def write_swap(disk: Path, layout: Layout, uuid: str, scratch: Path) -> None:
 
 
 def write_root(disk: Path, layout: Layout, uuid: str, tree: Path, mke2fs_settings: Path) -> None:
-    """Make the root file system out of the directory ``tree``."""
+    """Make the root file system from the directory ``tree``."""
     subprocess.run(
         [
             *("mkfs.ext4", "-q", "-F", "-d", str(tree), "-U", uuid, "-m", "1", "-J", "size=32"),
@@ -125,7 +123,7 @@ def write_root(disk: Path, layout: Layout, uuid: str, tree: Path, mke2fs_setting
 
 
 def write_boot_loader(disk: Path, layout: Layout, boot_image: bytes, core_image: bytes) -> None:
-    """Make the disk boot by BIOS."""
+    """Make the disk bootable by BIOS."""
     lba = layout.boot.start // SECTOR
     _write_at(disk, 0, patched_boot_sector(boot_image, lba))
     _write_at(disk, layout.boot.start, patched_core(core_image, lba))

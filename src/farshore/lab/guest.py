@@ -1,7 +1,7 @@
 """A running copy of the lab's guest: start, log in, kill, start again from the same disk.
 
 The guest plays the on-premises machine, so its disk is a raw file that the host can read and hash by itself, and its
-death is SIGKILL: no flush, no farewell.
+death is SIGKILL: no flush, no shutdown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from farshore.model.errors import Refused, Unreachable
 log = logging.getLogger(__name__)
 
 BOOT_SECONDS = 600.0
-"""How long a login may take to become possible: an emulated guest on a busy host needs minutes, not seconds."""
+"""Time until a login is possible: an emulated guest on a busy host needs minutes, not seconds."""
 _START_TRIES = 3
 
 
@@ -40,10 +40,9 @@ class Ports:
 
 
 class Guest:
-    """One guest in ``folder`` (made here, kept afterwards): its disk, serial log and monitor socket.
+    """One guest in ``folder`` (created here, kept afterwards): its disk, serial log and monitor socket.
 
-    Usable as a context manager, which kills it at the end. Not safe for several threads.
-    """
+    Usable as a context manager, which kills it at the end. Not safe for several threads."""
 
     def __init__(
         self,
@@ -72,18 +71,18 @@ class Guest:
 
     @property
     def running(self) -> bool:
-        """Whether its QEMU lives."""
+        """Whether its QEMU runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def shell(self) -> Shell:
-        """Root's shell; raises Refused while the guest is off."""
+        """Return root's shell; raises Refused while the guest is off."""
         if self._shell is None:
             raise Refused("The guest is off.", remedy="Start it first.")
         return self._shell
 
     def start(self) -> None:
-        """Power on. Returns at once, when QEMU has taken its ports. Raises Refused if it cannot run."""
+        """Power on. Returns as soon as QEMU has its ports. Raises Refused if it cannot run."""
         if self.running:
             return
         complaint: str = ""
@@ -92,18 +91,18 @@ class Guest:
             if not complaint:
                 self._shell = Shell(self.ports.ssh, self.image.ssh_key, self.image.host_key)
                 return
-            # Most likely somebody else took a port since it was chosen.
+            # Most likely another program took a port since it was chosen.
             self.ports = Ports(*free_ports(2))
         raise Refused(
             f"QEMU did not start: {complaint}", remedy="Read the message, and check that qemu-system-x86 is installed."
         )
 
     def wait_until_up(self, seconds: float = BOOT_SECONDS) -> float:
-        """Wait for the first login; returns the seconds since this call. Raises Unreachable."""
+        """Wait for the first login; return the seconds since this call. Raises Unreachable."""
         return self.shell.wait(seconds)
 
     def wait_for_database(self, seconds: float = BOOT_SECONDS) -> None:
-        """Wait until PostgreSQL inside takes connections. Raises Unreachable."""
+        """Wait until PostgreSQL in the guest accepts connections. Raises Unreachable."""
         end = time.monotonic() + seconds
         while self.shell.run("pg_isready -q -h 127.0.0.1", check=False).status != 0:
             if time.monotonic() > end:
@@ -111,7 +110,7 @@ class Guest:
             time.sleep(0.5)
 
     def kill(self) -> None:
-        """The disaster: SIGKILL, now. Harmless when it is off already."""
+        """Simulate the disaster: SIGKILL, now. Does nothing if it is off."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -137,7 +136,7 @@ class Guest:
         command = guest_command(self.settings, self.disk, self.folder, forwards, self.accelerator)
         errors = self.folder / "qemu.log"
         with errors.open("wb") as file:
-            # Its own session: an interrupt at the terminal is the lab's to handle, not the guest's.
+            # Its own session: an interrupt at the terminal is for the lab, not for the guest.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
@@ -147,4 +146,4 @@ class Guest:
                 log.info("guest %s runs by %s", self.settings.name, self.accelerator.name)
                 return ""
             time.sleep(0.05)
-        return errors.read_text(errors="replace").strip()[-500:] or "it ended without a word"
+        return errors.read_text(errors="replace").strip()[-500:] or "it ended without a message"

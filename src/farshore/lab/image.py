@@ -1,8 +1,8 @@
-"""Builds the lab's guest image once and keeps it: mmdebstrap makes the tree, disk_layout the disk.
+"""Build the lab's guest image once and keep it: mmdebstrap makes the tree, disk_layout the disk.
 
-``ensure_image`` is the way in. A build happens in a folder beside its final place and is renamed into it when it is
-complete, so a build that was killed leaves nothing that looks like an image. Packages come from wherever the host's
-own apt takes them on Debian, and from mmdebstrap's own default on other hosts. Needs root.
+``ensure_image`` is the entry point. A build happens in a folder beside its final place and is renamed when it is
+complete, so a killed build leaves nothing that looks like an image. On Debian, packages come from the sources of the
+host's own apt, on other hosts from mmdebstrap's default. Needs root.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from farshore.model.errors import Refused, TryLater
 
 log = logging.getLogger(__name__)
 
-# Host packages by the command that proves them; `make demo` installs these.
+# Host packages by the command that proves their presence; `make demo` installs these.
 HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "sgdisk": "gdisk", "mkfs.ext4": "e2fsprogs", "mkswap": "util-linux"}
 _GRUB_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "linux", "boot")
 
 
 @dataclass(frozen=True)
 class GuestImage:
-    """A built guest: never booted, never written to. Runs work on copies of ``disk``."""
+    """A built guest: never booted, never written to. Runs use copies of ``disk``."""
 
     folder: Path
 
@@ -57,28 +57,28 @@ class GuestImage:
 
     @property
     def ssh_key(self) -> Path:
-        """Private key that opens root's account; mode 0600."""
+        """Private key for root's account; mode 0600."""
         return self.folder / "id_ed25519"
 
     @property
     def host_key(self) -> Path:
-        """The guest's public SSH host key, to know it by."""
+        """The guest's public SSH host key, which identifies it."""
         return self.folder / "host_key.pub"
 
     def database_password(self) -> str:
-        """Password of the database user ``demo``, who may do everything."""
+        """Password of the database user ``demo``, who has all rights."""
         return (self.folder / "database-password").read_text().strip()
 
     def copy_disk(self, target: Path) -> None:
-        """Make ``target`` a disk of its own: shares blocks where the file system can, keeps holes everywhere."""
+        """Copy the disk to ``target``: shares blocks if the file system can, and keeps holes."""
         subprocess.run(["cp", "--reflink=auto", "--sparse=always", str(self.disk), str(target)], check=True)
 
 
 def ensure_image(recipe: GuestRecipe) -> GuestImage:
-    """The image of ``recipe``, from the cache or built now (about two minutes).
+    """Return the image of ``recipe``, from the cache or built now (about two minutes).
 
-    Raises Refused where a tool or root is missing, TryLater if the packages could not be fetched or installed.
-    """
+    Raises Refused if a tool is missing or the user is not root, TryLater if the packages could not be fetched or
+    installed."""
     folder = cache_folder() / "images"
     folder.mkdir(exist_ok=True)
     final = folder / recipe.key()
@@ -92,7 +92,7 @@ def ensure_image(recipe: GuestRecipe) -> GuestImage:
 
 
 def check_host() -> None:
-    """Raise Refused where a tool or root is missing that builds images."""
+    """Raise Refused if a tool for building images is missing, or the user is not root."""
     missing = [package for command, package in HOST_TOOLS.items() if shutil.which(command) is None]
     if missing:
         raise Refused(
@@ -143,7 +143,7 @@ def _write_secrets(image: GuestImage) -> None:
 
 
 def _write_seed(recipe: GuestRecipe, image: GuestImage, seed: Path) -> None:
-    """Lay out the files that must be in the guest before its packages are configured."""
+    """Write the files that must be in the guest before its packages are configured."""
     for name in guest_files():
         if name.startswith("etc/"):
             target = seed / name
@@ -170,16 +170,16 @@ def _bootstrap(recipe: GuestRecipe, seed: Path, tree: Path, scratch: Path) -> No
 def bootstrap(
     suite: str, packages: Sequence[str], left_out: Sequence[str], hooks: Sequence[str], tree: Path, scratch: Path
 ) -> None:
-    """Make the Debian tree ``tree`` of ``packages``. ``left_out``: patterns of paths that are not unpacked. ``hooks``:
-    options of mmdebstrap. Needs root. Raises TryLater with what mmdebstrap said last."""
+    """Make the Debian tree ``tree`` from ``packages``. ``left_out``: patterns of paths that are not unpacked.
+    ``hooks``: options of mmdebstrap. Needs root. Raises TryLater with mmdebstrap's last message."""
     command = [
-        # Namespaces of its own: whatever a failed build leaves mounted or running ends with it.
+        # Its own namespaces: whatever a failed build leaves mounted or running ends with it.
         *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
         *("mmdebstrap", "--variant=minbase", "--format=directory", f"--include={','.join(packages)}"),
         *('--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
-        # Our files lie there first: keep them, ask nobody.
+        # Our files exist already: keep them, without asking.
         "--dpkgopt=force-confold",
-        # Nothing here outlives a power cut; the disk made from the tree does.
+        # Nothing here must survive a power cut; the disk made from the tree must.
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
         *hooks,
@@ -196,7 +196,8 @@ def bootstrap(
 
 
 def _apt_sources(suite: str) -> Sequence[str]:
-    """The host's own source files if the host runs ``suite``; otherwise nothing, and mmdebstrap knows where to go."""
+    """Return the host's own source files if the host runs ``suite``; otherwise nothing, so that mmdebstrap uses its
+    default."""
     if platform.freedesktop_os_release().get("VERSION_CODENAME") != suite:
         return ()
     candidates = [Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources")]
@@ -204,7 +205,7 @@ def _apt_sources(suite: str) -> Sequence[str]:
 
 
 def grub_core(tree: Path, configuration: str) -> bytes:
-    """Return GRUB's core image with its boot commands inside, made by the tree's own GRUB (package grub-pc-bin)."""
+    """Return GRUB's core image with its boot commands, made by the tree's own GRUB (package grub-pc-bin)."""
     work = tree / "root" / "grub"
     work.mkdir()
     (work / "early.cfg").write_text(configuration)

@@ -1,6 +1,6 @@
-"""The load in the guest: pgbench at a set rate, so that an emulated machine keeps up with it.
+"""The load in the guest: pgbench at a fixed rate, so that an emulated machine keeps up with it.
 
-It runs inside, as a unit of the guest's own systemd; its tables are in the image already.
+It runs inside, as a unit of the guest's own systemd; its tables are already in the image.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def start_pgbench(shell: Shell, rate: int = DEFAULT_RATE, clients: int = 2) -> N
 
 
 def stop_pgbench(shell: Shell) -> None:
-    """End it; harmless if it does not run. Raises Unreachable."""
+    """Stop the load; does nothing if it does not run. Raises Unreachable."""
     shell.run(f"systemctl stop {UNIT}.service", check=False)
 
 
 def pgbench_runs(shell: Shell) -> bool:
-    """Whether it is at work. Raises Unreachable."""
+    """Return whether the load runs. Raises Unreachable."""
     return shell.run(f"systemctl is-active --quiet {UNIT}.service", check=False).status == 0

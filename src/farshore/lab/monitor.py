@@ -1,4 +1,4 @@
-"""One command at a time to a running QEMU over its QMP socket."""
+"""Send one command at a time to a running QEMU over its QMP socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _SECONDS = 10.0
 
 
 def qmp(path: Path, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Execute ``command`` and return what it returns. Raises Refused if QEMU says no, Unreachable if it is away."""
+    """Execute ``command`` and return its result. Raises Refused if QEMU refuses it, Unreachable if it does not
+    answer."""
     try:
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(_SECONDS)
@@ -37,5 +38,5 @@ def _exchange(stream: Any, request: Mapping[str, Any]) -> Any:
             raise Refused(f"QEMU refused {request['execute']}: {answer['error']['desc']}.", remedy="See QEMU's manual.")
         if "return" in answer:
             return answer["return"]
-        # Anything else is an event, for somebody else.
+        # Anything else is an event, for another client.
     raise ConnectionResetError("closed in the middle of an answer")

@@ -1,7 +1,7 @@
-"""What the lab's guest is made of, as one value whose hash names the built image in the cache.
+"""The contents of the lab's guest, as one value whose hash names the built image in the cache.
 
 A changed package list, size, kernel option or guest file gives another key, and so another build; nothing else does.
-The files that go into the guest lie in ``guest_recipe/`` beside this module.
+The files for the guest are in ``guest_recipe/`` beside this module.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Tuple
 
-# Anything that image.py does to the disk and that the fields below do not show: raise it when that code changes.
+# For changes that image.py makes to the disk and that the fields below do not show: raise it when that code changes.
 BUILD_VERSION = 1
 
 MIB = 1024 * 1024
@@ -43,7 +43,7 @@ class GuestRecipe:
         "udev",
         "zstd",
     )
-    # Never unpacked: they make the disk, and so the first copy of it, bigger and prove nothing.
+    # Never unpacked: they make the disk, and its first copy, larger without a benefit.
     left_out: Tuple[str, ...] = (
         "/usr/share/man/*",
         "/usr/share/doc/*",
@@ -61,14 +61,14 @@ class GuestRecipe:
     swap_uuid: str = "5f1a6a6e-0d0c-4c55-9a0e-6661727368f2"
 
     def key(self) -> str:
-        """Sixteen hex digits over every field and every guest file."""
+        """Return sixteen hex digits over every field and every guest file."""
         digest = hashlib.sha256(json.dumps({"version": BUILD_VERSION, **asdict(self)}, sort_keys=True).encode())
         for name in guest_files():
             digest.update(name.encode() + b"\0" + (guest_folder() / name).read_bytes() + b"\0")
         return digest.hexdigest()[:16]
 
     def fill(self, text: str) -> str:
-        """Put the recipe's values where a guest file names them as ``@NAME@``."""
+        """Replace ``@NAME@`` in a guest file by the recipe's values."""
         for name, value in (
             ("ROOT_UUID", self.root_uuid),
             ("SWAP_UUID", self.swap_uuid),
@@ -79,12 +79,12 @@ class GuestRecipe:
 
 
 def guest_folder() -> Path:
-    """Where the guest's files are in this installation."""
+    """Return the folder of the guest's files in this installation."""
     with resources.as_file(resources.files("farshore.lab") / "guest_recipe") as folder:
         return folder
 
 
 def guest_files() -> Tuple[str, ...]:
-    """Names of the guest's files below ``guest_folder()``, sorted."""
+    """Return the names of the guest's files below ``guest_folder()``, sorted."""
     folder = guest_folder()
     return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))

@@ -1,6 +1,6 @@
-"""Commands and files over SSH into the lab's guest: a plain, blocking face on asyncssh, one connection kept.
+"""Run commands and copy files over SSH in the lab's guest: a blocking interface to asyncssh with one kept connection.
 
-Use it from one thread, and not from inside an event loop. A connection that broke is opened anew at the next call.
+Use it from one thread, and not from inside an event loop. A broken connection is opened again at the next call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FAILURES = (OSError, asyncssh.Error, asyncio.TimeoutError)
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended by itself."""
+    """The result of a command that ended by itself."""
 
     status: int
     output: str
@@ -46,7 +46,7 @@ class Shell:
         self.close()
 
     def wait(self, seconds: float) -> float:
-        """Try until a login works; returns the seconds that it took. Raises Unreachable after ``seconds``."""
+        """Try until a login works; return the seconds that it took. Raises Unreachable after ``seconds``."""
         start = time.monotonic()
         while True:
             try:
@@ -63,11 +63,10 @@ class Shell:
                 return time.monotonic() - start
 
     def run(self, command: str, *, stdin: str | None = None, check: bool = True, seconds: float = 300.0) -> Finished:
-        """Run ``command`` by the login shell.
+        """Run ``command`` in the login shell.
 
-        Raises Refused if it ends with another status than 0 and ``check`` is set, Unreachable if the guest does not
-        answer or the command takes longer than ``seconds``.
-        """
+        Raises Refused if its status is not 0 and ``check`` is set, Unreachable if the guest does not answer or the
+        command takes longer than ``seconds``."""
         try:
             done = self._runner.run(self._execute(command, stdin, seconds))
         except _FAILURES as error:
@@ -93,7 +92,7 @@ class Shell:
             ) from error
 
     def close(self) -> None:
-        """Let go of the connection and the loop."""
+        """Close the connection and the loop."""
         self._drop()
         self._runner.close()
 

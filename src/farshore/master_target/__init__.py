@@ -1,1 +1,1 @@
-"""The master target: writes machines' disks where they came from, read from the vault, as failbacks or people ask."""
+"""The master target: writes machines' disks at home, from the vault, for failbacks or by hand."""

@@ -1,7 +1,8 @@
-"""Choosing the disks that a machine is to come home to, and every reason to refuse one, before the first byte.
+"""Choose the disks to which a machine will come home, and check every reason to refuse one before the first byte.
 
-A disk is refused that is in use or too small (target_disk.py), that another machine or another beginning has, and that
-says by its partition table or file system that it is not the original. ``overwrite`` lifts the last of these only.
+A disk is refused if it is in use or too small (target_disk.py), if another machine or another beginning uses it, or if
+its partition table or file system shows that it is not the original. ``overwrite`` disables only the last of these
+checks.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from farshore.model.position import Position
 from farshore.vault.machine import MachineVault
 
 OpenDisk = Callable[[Path, int, str], AbstractContextManager[TargetDisk]]
-"""A disk by path, size in bytes and image format ("" is raw)."""
+"""Takes a disk's path, size in bytes and image format ("" is raw)."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where one disk is to be; ``image`` as in DiskRecord."""
+    """Where one disk will be; ``image`` as in DiskRecord."""
 
     number: DiskNumber
     path: Path
@@ -43,11 +44,10 @@ def begin(
     others: Iterable[MachineRecord],
     open_disk: OpenDisk,
 ) -> MachineRecord:
-    """Look at the disks and record the beginning; ``folder`` is locked by the caller, ``others`` are the records of
-    other machines. Nothing is written to a disk. A disk that does not exist is made, empty.
+    """Check the disks and record the beginning. The caller has locked ``folder``; ``others`` are the records of other
+    machines. No existing disk is written to. A disk that does not exist is created, empty.
 
-    Raises Refused, TooSmall, WrongState, Malformed, what opening the vault and the disks raises.
-    """
+    Raises Refused, TooSmall, WrongState, Malformed, what opening the vault and the disks raises."""
     position = machine.latest().position
     sizes = machine.disks(position)
     if sorted(one.number for one in wanted) != sorted(sizes):
@@ -88,7 +88,7 @@ def begin(
 
 
 def _make(path: Path, size: int) -> bool:
-    """Make an empty file where there is nothing; a device is never made."""
+    """Create an empty file if nothing is there; a device is never created."""
     if path.exists():
         return False
     if path.is_relative_to("/dev") or not path.parent.is_dir():
@@ -100,7 +100,7 @@ def _make(path: Path, size: int) -> bool:
 
 
 def _check_belongs(vault: str, machine: MachineVault, position: Position, wanted: Wanted, disk: TargetDisk) -> None:
-    """Raise WrongState for a disk that another machine's notice stands on, Refused for one that is not the original."""
+    """Raise WrongState for a disk with another machine's notice, Refused for one that is not the original."""
     head = disk.head(HELD)
     try:
         notice = decode_notice(head[:NOTICE_BYTES])
@@ -111,11 +111,11 @@ def _check_belongs(vault: str, machine: MachineVault, position: Position, wanted
     if notice is not None:
         if (notice.vault, notice.machine, notice.disk) != (vault, machine.id, wanted.number):
             raise WrongState(
-                f"{wanted.path} is half written: it is going to be disk {notice.disk} of machine {notice.machine} "
+                f"{wanted.path} is half written: it will become disk {notice.disk} of machine {notice.machine} "
                 f"(vault {notice.vault}).",
                 remedy="Give another disk.",
             )
-        return  # an earlier beginning of the same
+        return  # an earlier beginning of the same work
     if wanted.overwrite:
         return
     found = disk_ids(head)

@@ -1,8 +1,8 @@
-"""The first pass over a surviving disk: each chunk is hashed and compared with the base that the vault has for it; only
-what differs is fetched. What overlays and journals lay over the bases follows (farshore.vault.reading.changes), once
-each of these chunks holds its base.
+"""The first pass over a surviving disk: hash each chunk and compare it with its base in the vault; fetch only what
+differs. Overlays and journals are applied afterwards (farshore.vault.reading.changes), once each of these chunks holds
+its base.
 
-The disk is read in its order, a few steps at once; memory is bounded by the steps under way.
+The disk is read in its order, a few steps at once; memory is limited by the steps in progress.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Compared:
-    """One step: up to where it goes, bytes; the bytes read of the disk and written to it; the chunks that overlays or
-    journals write to, and the epochs whose bases they hold now."""
+    """One step: the byte up to which it goes; the bytes read from the disk and written to it; the chunks that overlays
+    or journals change, and the epochs whose bases they hold now."""
 
     end: int
     read: int
@@ -42,14 +42,14 @@ class Compared:
 
 
 def spans(size: int, done: int) -> Iterator[Span]:
-    """The steps of a disk of ``size`` bytes from ``done`` on."""
+    """Yield the steps of a disk of ``size`` bytes from ``done`` on."""
     chunks = -(-size // CHUNK)
     for first in range(done // CHUNK, chunks, STEP_CHUNKS):
         yield first, min(STEP_CHUNKS, chunks - first)
 
 
 def spans_of(chunks: Numbers) -> Iterator[Span]:
-    """Steps over chosen chunks, which are sorted."""
+    """Yield steps over chosen chunks, which are sorted."""
     edges = np.flatnonzero(np.diff(chunks) != 1) + 1
     for run in np.split(chunks, edges) if len(chunks) else []:
         for first in range(int(run[0]), int(run[-1]) + 1, STEP_CHUNKS):
@@ -59,7 +59,7 @@ def spans_of(chunks: Numbers) -> Iterator[Span]:
 def compare(
     view: DiskView, hash_key: bytes, disk: TargetDisk, target: Target, steps: Iterable[Span]
 ) -> Iterator[Compared]:
-    """Give the chunks of ``steps`` their bases; what each step was, in order, as soon as it is written (not durable).
+    """Write the bases of the chunks of ``steps``. Yield each step, in order, as soon as it is written (not durable).
     Raises Damaged, the store's errors and the disk's."""
     own = threading.local()
 
@@ -94,7 +94,7 @@ def compare(
 def _write_differing(
     view: DiskView, bases: Bases, hash_key: bytes, data: memoryview, first: int, target: Target
 ) -> int:
-    """Write the bases of the chunks whose bytes, in ``data``, are others; answer the bytes written."""
+    """Write the bases of those chunks in ``data`` that differ; return the bytes written."""
     pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
     known, hidden, epochs = bases.known.tolist(), bases.hidden.tolist(), bases.epochs.tolist()
     differs = [

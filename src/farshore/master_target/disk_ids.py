@@ -1,7 +1,7 @@
-"""What a disk says that it is: the ids of its partition table, or of what lies on it without one. Pure.
+"""Read the ids of a disk: those of its partition table, or of its content if it has none. Pure.
 
-By these an original disk is told from one that belongs to another machine. Clones of one image share them: which of
-two clones a disk was, nothing on it tells.
+The ids distinguish an original disk from one of another machine. Clones of one image have the same ids: nothing on a
+disk shows which of two clones it was.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import uuid
 
 _SECTOR = 512
 _NOT_SHOWN = re.compile(rb"[^\x21-\x7e]")
-"""Who wrote the disk chose these bytes, and an error shows them on a terminal."""
+"""The disk's writer chose these bytes, and an error shows them on a terminal."""
 
 
 def disk_ids(head: bytes | bytearray) -> list[str]:
-    """The ids in the first 128 KiB of a disk, sorted; empty for one without any."""
+    """Return the ids in the first 128 KiB of a disk, sorted; empty for one without any."""
     head = bytes(head)
     found = [*_partition_table(head), *_volumes(head), *_file_systems(head)]
     return sorted(set(found))

@@ -1,6 +1,7 @@
-"""An errand in a process of its own: whatever becomes of it, the master target goes on, and it ends with that.
+"""Run an errand in its own process: whatever happens to it, the master target continues, and the errand ends with the
+master target.
 
-It gets its task, with the keys of its machine, on standard input, which is held open for as long as it is to live.
+It gets its task, with the keys of its machine, on standard input, which remains open while the process should live.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ _END_SECONDS = 10.0
 
 
 class ErrandProcess:
-    """Made, run once."""
+    """Create it, run it once."""
 
     def __init__(self, task: HomeTask, told: Callable[[float, str], None]) -> None:
-        """``told`` hears how far it is, 0 to 1, and in words."""
+        """``told`` receives the progress, 0 to 1, and a text."""
         self._task, self._told = task, told
         self._lock = threading.Lock()
         self._ended = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def end(self) -> None:
-        """From any thread: break it off. ``run`` raises TryLater then."""
+        """Interrupt the errand, from any thread. ``run`` then raises TryLater."""
         with self._lock:
             self._ended = True
             if self._process is not None:
                 self._process.kill()
 
     def run(self) -> tuple[int, int]:
-        """Do the errand; answer the bytes that were compared and that were written. Raises its error."""
+        """Do the errand; return the bytes compared and the bytes written. Raises its error."""
         with self._lock:
             if self._ended:
                 raise _broken_off()
@@ -79,7 +80,7 @@ def _leave(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()  # by which it ends
+        process.stdin.close()  # this makes the process end
     try:
         process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:

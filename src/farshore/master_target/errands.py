@@ -1,11 +1,11 @@
-"""Carries out the errands that the configuration server names in its answers to reports.
+"""Carry out the errands that the configuration server names in its answers to reports.
 
-Of each, a thread fetches what is to be done and the keys of its machine, has a process do it, and says how far it is
-every second; the answer says whether to go on. What is known of an errand lies in its record on this host and in the
-disks' notices: whoever kills this program leaves an errand that the next start is told of and goes on with.
+For each errand a thread fetches the task and the keys of its machine, lets a process do it, and reports the progress
+every second; the answer says whether to continue. What is known of an errand is in its record on this host and in the
+disks' notices. If this program is killed, the server names the errand to the next start, which continues it.
 
-An errand of which the configuration server has heard nothing for a minute is broken off until it answers again: it may
-have been given to another master target by then, and no disk has two writers.
+If the configuration server has not answered for a minute, an errand is interrupted until it answers again: by then it
+may have been given to another master target, and no disk may have two writers.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ class Control(Protocol):
     """farshore.client.master_target_self.MasterTargetSelf."""
 
     def begin_errand(self, errand: str, claim: ErrandClaim) -> HomeErrand:
-        """Raises NotFound, WrongState, TryLater."""
+        """Fetch an errand's task. Raises NotFound, WrongState, TryLater."""
         ...
 
     def keys(self, machine: str) -> MachineKeys:
-        """Raises Forbidden, TryLater."""
+        """Fetch a machine's keys. Raises Forbidden, TryLater."""
         ...
 
     def note_errand(self, errand: str, progress: ErrandProgress) -> ErrandStanding:
-        """Raises TryLater."""
+        """Report progress. Raises TryLater."""
         ...
 
     def end_errand(self, errand: str, result: ErrandResult) -> ErrandStanding:
-        """Raises TryLater."""
+        """Report the result. Raises TryLater."""
         ...
 
 
@@ -58,11 +58,11 @@ class Work(Protocol):
     """farshore.master_target.errand_process.ErrandProcess."""
 
     def run(self) -> tuple[int, int]:
-        """Raises the errand's error."""
+        """Do the errand. Raises its error."""
         ...
 
     def end(self) -> None:
-        """From any thread."""
+        """Interrupt it, from any thread."""
         ...
 
 
@@ -70,7 +70,7 @@ MakeWork = Callable[[HomeTask, Callable[[float, str], None]], Work]
 
 
 class Errands:
-    """``state`` holds a folder for each failback. Made, stopped once; told of errands by one thread."""
+    """``state`` holds a folder for each failback. Created and stopped once; one thread reports errands to it."""
 
     def __init__(self, control: Control, vault_url: str, upkeep: str, state: Path, work: MakeWork) -> None:
         self._control, self._work = control, work
@@ -82,7 +82,7 @@ class Errands:
         self._workers = ThreadPoolExecutor(AT_ONCE, "errand")
 
     def offered(self, errands: Sequence[str]) -> None:
-        """These are open; begin those that are not under way."""
+        """Begin those of the open errands that are not in progress."""
         with self._lock:
             if self._stopping.is_set():
                 return
@@ -92,11 +92,11 @@ class Errands:
             self._workers.submit(self._carry_out, one)
 
     def held(self) -> list[str]:
-        """The failbacks that there is a record of."""
+        """Return the failbacks that have a record."""
         return sorted(path.name for path in self._state.glob("*") if path.is_dir())
 
     def forget(self, failovers: Sequence[str]) -> None:
-        """Nobody needs these records. One that is in use is left for the next time."""
+        """Delete records that nobody needs. One that is in use is left for the next time."""
         for name in failovers:
             folder = RecordFolder(self._state / name)
             if name in self.held():
@@ -106,10 +106,10 @@ class Errands:
                         (folder.folder / "lock").unlink()
                     folder.folder.rmdir()
                 except (Busy, OSError) as error:
-                    _log.info("The record of failback %s stays for now: %s", name, error)
+                    _log.info("The record of failback %s cannot be deleted yet: %s", name, error)
 
     def stop(self) -> None:
-        """End those under way, and begin no more: the next start goes on with them."""
+        """End the errands in progress, and begin no more: the next start continues them."""
         self._stopping.set()
         with self._lock:
             found = list(self._under_way.values())
@@ -126,7 +126,7 @@ class Errands:
         except FarshoreError as error:
             _log.warning("Errand %s: %s", one.id, error)
         except Exception as error:  # noqa: BLE001 - an errand must not end the others
-            _log.error("Errand %s failed; it is begun anew if it is still wanted.", one.id, exc_info=error)
+            _log.error("Errand %s failed; it is begun again if it is still wanted.", one.id, exc_info=error)
         finally:
             with self._lock:
                 del self._under_way[one.id]
@@ -148,15 +148,15 @@ class Errands:
         try:
             self._control.end_errand(errand, result)
         except (Refused, NotFound) as error:
-            _log.warning("The result of errand %s is not taken: %s", errand, error)
+            _log.warning("The server refused the result of errand %s: %s", errand, error)
         except FarshoreError as error:
-            _log.info("The result of errand %s is told later: %s", errand, error)
+            _log.info("The result of errand %s is sent later: %s", errand, error)
             return False
         return True
 
 
 class _Errand:
-    """One errand: made, carried out once."""
+    """One errand, carried out once."""
 
     def __init__(self, errand: str, run: str, control: Control) -> None:
         self.id = errand
@@ -166,13 +166,14 @@ class _Errand:
         self._work: Work | None = None
 
     def end(self) -> None:
-        """From any thread: break off."""
+        """Interrupt it, from any thread."""
         self._ended.set()
         if self._work is not None:
             self._work.end()
 
     def carry_out(self, task_of: Callable[[HomeErrand], HomeTask], make: MakeWork) -> ErrandResult | None:
-        """Its result; None where it was broken off, or is not wanted. Raises what kept it from beginning."""
+        """Return its result; None if it was interrupted, or is no longer wanted. Raises what prevented it from
+        beginning."""
         asked = self._control.begin_errand(self.id, ErrandClaim(run=self._run))
         _log.info("Machine %s: %s its disks at home (errand %s).", asked.machine, asked.errand, self.id)
         beats = threading.Thread(target=self._beat, name="beats", daemon=True)
@@ -182,7 +183,7 @@ class _Errand:
             return ErrandResult(run=self._run, compared=compared, written=written)
         except FarshoreError as error:
             if self._ended.is_set():
-                _log.info("Errand %s was broken off.", self.id)
+                _log.info("Errand %s was interrupted.", self.id)
                 return None
             said = CommandFailure(code=error.code, message=error.message, remedy=error.remedy)
             return ErrandResult(run=self._run, failure=said)
@@ -191,7 +192,7 @@ class _Errand:
             beats.join()
 
     def _do(self, asked: HomeErrand, task_of: Callable[[HomeErrand], HomeTask], make: MakeWork) -> tuple[int, int]:
-        """Do it, with other keys where the machine has others since."""
+        """Do it; repeat it with other keys if the machine has new ones."""
         task = task_of(asked)
         while True:
             self._work = work = make(task, self._tell)
@@ -205,7 +206,7 @@ class _Errand:
                     raise
 
     def _beat(self) -> None:
-        """Say how far it is until it is done, or not wanted any more."""
+        """Report the progress until the errand is done, or no longer wanted."""
         heard = time.monotonic()
         while not self._done.wait(BEAT_SECONDS):
             progress = ErrandProgress(run=self._run, fraction=self._fraction, detail=self._detail)
@@ -213,10 +214,10 @@ class _Errand:
                 wanted = self._control.note_errand(self.id, progress).wanted
                 heard = time.monotonic()
             except (Forbidden, Unauthenticated) as error:
-                _log.warning("Errand %s ends: this master target is shut out: %s", self.id, error)
+                _log.warning("Errand %s ends, because this master target was revoked: %s", self.id, error)
                 wanted = False
             except FarshoreError as error:
-                _log.info("How far errand %s is was not heard: %s", self.id, error)
+                _log.info("The progress of errand %s could not be reported: %s", self.id, error)
                 wanted = time.monotonic() - heard < UNHEARD_SECONDS
             if not wanted:
                 self.end()

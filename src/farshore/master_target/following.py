@@ -1,9 +1,9 @@
-"""Brings one machine's disks to the newest position in the vault, again and again, and makes them whole at the end.
+"""Bring one machine's disks to the newest position in the vault, repeatedly, and make them complete at the end.
 
-Each turn goes on from what the record says, so a first run and one after a kill are the same. A disk that is not known
-to be at a position is compared (comparing.py), then gets its journals; one that is, gets what was written since
-(farshore.vault.reading.changes). Its first bytes are a notice all the while (farshore.formats.disk_notice): a disk on
-which that stands is never started. The disks of a machine become whole only when all of them are at one position.
+Each turn continues from the record, so a first run and one after a kill are the same. A disk whose position is not
+known is compared (comparing.py), then gets its journals; one with a known position gets the later changes
+(farshore.vault.reading.changes). All the while its first bytes are a notice (farshore.formats.disk_notice), and a disk
+with a notice is never started. The disks of a machine become complete only when all of them are at one position.
 
 The order, at each step: bytes to the disk, flush, record. ``durable`` is called before and after each of them: there a
 test kills.
@@ -34,13 +34,13 @@ from farshore.vault.reading.view import DiskView
 log = logging.getLogger(__name__)
 
 NOTE_BYTES = 1 << 30
-"""Bytes of a disk between two notes of how far it was compared: what a kill costs."""
+"""Bytes of a disk between two records of its comparison: the most that a kill costs."""
 _NOTE_TOUCHED = 1 << 16
-"""Chunks in the list that is kept in memory meanwhile."""
+"""Length of the chunk list that is kept in memory between them."""
 
 
 class Stopped(Exception):
-    """Somebody asked for an end; the next time goes on."""
+    """The caller asked for an end; the next run continues."""
 
 
 @dataclass
@@ -54,9 +54,9 @@ class Figures:
 
 
 class Following:
-    """One machine; ``folder`` is locked by the caller, ``disks`` are open. Not for several threads.
+    """One machine; the caller has locked ``folder`` and opened ``disks``. Not for several threads.
 
-    Raises Refused where a disk is not the one that was begun with."""
+    Raises Refused for a disk that is not the one that was begun with."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class Following:
             self._check(disk)
 
     def turn(self) -> bool:
-        """Bring the disks to the newest position, and make them whole if that was asked for. Answer whether anything
-        was done. Raises the store's errors, Damaged, NotFound; the next turn goes on. Raises Stopped, once ``stopping``
-        answers so, between two steps of a comparison."""
+        """Bring the disks to the newest position, and make them complete if that was requested. Return whether anything
+        was done. Raises the store's errors, Damaged, NotFound; the next turn continues. Raises Stopped between two
+        steps of a comparison, once ``stopping`` returns True."""
         if self.record.released:
             return False
         if self.record.release is not None:
@@ -91,7 +91,7 @@ class Following:
         timeline = self._machine.timeline()
         newest = self._machine.latest(timeline).position
         until = newest
-        if wanted is not None and wanted <= newest:  # else it is on its way
+        if wanted is not None and wanted <= newest:  # otherwise it has not arrived yet
             until = self._machine.resolve(wanted).position
         self._changes = {}
         for disk in self.record.disks:
@@ -103,7 +103,7 @@ class Following:
 
     @property
     def position(self) -> Position | None:
-        """Where all disks are; None where they are not at one position."""
+        """Return the position of all disks; None if they have no common position."""
         found = {disk.position for disk in self.record.disks}
         at_rest = all(disk.phase in (Phase.FOLLOWING, Phase.RELEASED) for disk in self.record.disks)
         return found.pop() if at_rest and len(found) == 1 else None
@@ -113,7 +113,7 @@ class Following:
         return here is None or self._machine.anything_after(here)
 
     def _check(self, disk: DiskRecord) -> None:
-        """Raise Refused unless the notice of this beginning stands on the disk, as far as the record says so."""
+        """Raise Refused unless this beginning's notice is on the disk, if the record says so."""
         opened = self._disks[disk.number]
         if opened.identity != disk.identity:
             raise Refused(
@@ -127,7 +127,7 @@ class Following:
             return
         found = self._notice(disk)
         if found is None and self.record.release is not None:
-            # It was made whole, and the record did not hear of it. It may have been started since.
+            # It was made complete, and the record does not show it. It may have been started since.
             self._save(self.record.with_disk(dataclasses.replace(disk, phase=Phase.RELEASED)))
         elif found is None or found.claim != disk.claim:
             raise Refused(
@@ -136,13 +136,13 @@ class Following:
             )
 
     def _check_claimed(self, disk: DiskRecord) -> None:
-        """Raise Refused for a disk that another machine has got since it was looked at."""
-        with contextlib.suppress(Damaged):  # it was looked at, and may be overwritten
+        """Raise Refused for a disk that another machine got since it was checked."""
+        with contextlib.suppress(Damaged):  # it was checked, and may be overwritten
             found = self._notice(disk)
             mine = self.record.vault, self.record.machine, disk.number
             if found is not None and (found.vault, found.machine, found.disk) != mine:
                 raise Refused(
-                    f"{disk.path} is half written: it is going to be disk {found.disk} of machine {found.machine}.",
+                    f"{disk.path} is half written: it will become disk {found.disk} of machine {found.machine}.",
                     remedy="Forget one of the two machines, and begin again with another disk.",
                 )
 
@@ -193,7 +193,7 @@ class Following:
             self._bring(number, until, timeline)
 
     def _between(self, timeline: Timeline, since: Position, until: Position) -> Mapping[DiskNumber, Changes] | None:
-        """Read once for all disks."""
+        """Return the changes, read once for all disks."""
         if (since, until) not in self._changes:
             self._changes[since, until] = changes(self._machine, timeline, since, until)
         return self._changes[since, until]
@@ -214,8 +214,8 @@ class Following:
         self._update(number, phase=Phase.COMPARING, position=until, done=0, touched=0)
 
     def _make_like_vault(self, number: DiskNumber, until: Position) -> Position:
-        """Compare the disk and give it its journals; answer the position. That is the one that was begun with, unless
-        retention has given it up meanwhile."""
+        """Compare the disk and apply its journals; return the position. That is the position of the beginning, unless
+        retention has deleted it meanwhile."""
         disk = self._disk(number)
         assert disk.position is not None
         try:
@@ -274,7 +274,7 @@ class Following:
         self._update(number, phase=Phase.FOLLOWING, done=0, touched=0)
 
     def _release(self, position: Position) -> None:
-        """Give each disk its own beginning in place of the notice. Once the notice is gone the machine may run."""
+        """Replace each disk's notice by its own first bytes. Once the notice is gone the machine may run."""
         for disk in self.record.disks:
             if disk.phase is Phase.RELEASED:
                 continue

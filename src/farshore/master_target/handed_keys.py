@@ -1,4 +1,4 @@
-"""The keys of one machine, as the configuration server gave them: they open that machine in the vault, and no other."""
+"""The keys of one machine, as the configuration server gave them: they open only that machine in the vault."""
 
 from __future__ import annotations
 

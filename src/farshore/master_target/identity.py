@@ -1,4 +1,4 @@
-"""The master target's certificate: bought with a one-time token, renewed while it runs."""
+"""The master target's certificate: obtained with a one-time token, renewed while it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = "master-target"
 
 
 def enrol(path: Path, url: str, pin: str, token: str) -> MasterTargetEnrolment:
-    """Trade the token for a certificate and keep it at ``path``. Raises Unauthenticated, Unreachable …"""
+    """Exchange the token for a certificate and store it at ``path``. Raises Unauthenticated, Unreachable …"""
     key, request = new_key_and_request(_NAME)
     made = enrol_master_target(url, pin, MasterTargetEnrolmentRequest(token=token, request=request))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def enrol(path: Path, url: str, pin: str, token: str) -> MasterTargetEnrolment:
 
 
 class Renewal(renewal.Renewal):
-    """Of the credentials at ``path``."""
+    """Renews the credentials at ``path``."""
 
     def __init__(self, path: Path, control: MasterTargetSelf, clock: Clock) -> None:
         super().__init__(path, control, (control.use,), clock, name=_NAME, before=RENEW_BEFORE)

@@ -1,7 +1,7 @@
-"""A disk as it can be written in place: a raw file or device as it is, an image of another format through QEMU.
+"""Open a disk for writing in place: a raw file or device directly, an image of another format through QEMU.
 
-QEMU keeps others off an image that it serves by its own locks, and refuses one that a guest uses. It needs FUSE:
-``nbdfuse`` shows the served disk as a file (farshore.export.mounted).
+QEMU's own locks keep other programs away from an image that it serves, and QEMU refuses one that a guest uses. This
+needs FUSE: ``nbdfuse`` shows the served disk as a file (farshore.export.mounted).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from farshore.vault.reading.whole_file import explained
 
 _QCOW2_HEAD = 80
 _EXTERNAL_DATA = 1 << 2
-"""Of a qcow2 image's incompatible features (its bytes 72 to 79): its data is in another file, which it names."""
+"""A flag in a qcow2 image's incompatible features (its bytes 72 to 79): its data is in another file, which it names."""
 FORMATS = ("qcow2", "vmdk", "vpc")
 _START_SECONDS = 20.0
 _END_SECONDS = 3.0
@@ -31,7 +31,7 @@ _END_SECONDS = 3.0
 
 @contextlib.contextmanager
 def opened(path: Path, size: int, image: str) -> Iterator[TargetDisk]:
-    """A disk while the context lasts; ``image`` is empty for a raw one. Raises what TargetDisk raises, and TryLater."""
+    """Yield the open disk; ``image`` is empty for a raw one. Raises what TargetDisk raises, and TryLater."""
     if not image:
         with contextlib.closing(TargetDisk(path, size)) as disk:
             yield disk
@@ -56,10 +56,10 @@ def opened(path: Path, size: int, image: str) -> Iterator[TargetDisk]:
 
 
 def _check_own_data(path: Path) -> None:
-    """Raise Refused for an image that has another file written to in its place: who made it chose that file, and nobody
-    has asked whether it may go."""
+    """Raise Refused for an image whose data is in another file: the image's author chose that file, and nobody has
+    checked that it may be overwritten."""
     if not is_disk(path.stat().st_mode):
-        raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the image itself.")
+        raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the path of the image itself.")
     with explained(path), path.open("rb") as file:
         head = file.read(_QCOW2_HEAD)
     version, features = int.from_bytes(head[4:8], "big"), int.from_bytes(head[72:80], "big")
@@ -100,7 +100,7 @@ def _served(path: Path, image: str, run: Path) -> Iterator[Path]:
         try:
             yield socket
         except TryLater:
-            # It listens before it has opened the image: one that cannot be opened ends it, and so whoever connected.
+            # It listens before it has opened the image. If the image cannot be opened, it ends, and so do its clients.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_SECONDS)
                 raise _refused(path, log) from None
@@ -111,7 +111,7 @@ def _served(path: Path, image: str, run: Path) -> Iterator[Path]:
 
 
 def _refused(path: Path, log: Path) -> Refused:
-    said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+    said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it gave no reason"]
     return Refused(
         f"{path} cannot be written through QEMU: {said[0]}",
         remedy="Shut down the machine that uses it; check its format (`qemu-img info`).",

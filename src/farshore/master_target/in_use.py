@@ -1,8 +1,8 @@
-"""Whether anything else uses a disk, asked before its first byte is written; and keeping others off it from then on.
+"""Check whether anything else uses a disk, before its first byte is written, and keep others off it from then on.
 
-A block device is opened exclusively: that refuses one that is mounted, or that device-mapper, md or swap holds, its
-partitions included. QEMU does not open so; it locks bytes of the file or the device's node, and so do we. What does
-neither is found by looking through every process's descriptors, as far as this one may.
+A block device is opened exclusively: this refuses one that is mounted, or that device-mapper, md or swap uses,
+including its partitions. QEMU does not open devices this way; it locks bytes of the file or the device's node, and so
+do we. A program that does neither is found by examining every process's descriptors, as far as this process may.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from farshore.model.errors import Refused
 
 _QEMU_LOCKS = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0)
-"""QEMU takes shared locks of single bytes from 100 and from 200 on, one for each right that it has or denies to
-others (block/file-posix.c of QEMU: RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE)."""
+"""QEMU takes shared locks of single bytes from 100 and from 200 on, one for each right that it has or denies to others
+(block/file-posix.c of QEMU: RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE)."""
 
 
 def keep_others_off(file: int, path: Path) -> None:
     """Lock an open file or device as a QEMU that shares it with nobody; the lock ends with the descriptor. Raises
-    Refused where a QEMU has it."""
+    Refused if a QEMU uses it."""
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _QEMU_LOCKS)
     except BlockingIOError as error:
@@ -35,7 +35,7 @@ def keep_others_off(file: int, path: Path) -> None:
 
 
 def check_unused(file: int, path: Path) -> None:
-    """Raise Refused where a loop device, swap or another process uses the open file or device ``path``."""
+    """Raise Refused if a loop device, swap or another process uses the open file or device ``path``."""
     found = os.fstat(file)
     for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
         if _is_same(loop.read_text().strip(), found):
@@ -52,11 +52,11 @@ def check_unused(file: int, path: Path) -> None:
 
 
 def _writers(found: os.stat_result) -> Iterator[int]:
-    """Other processes that have the file or device open for writing."""
+    """Yield other processes that have the file or device open for writing."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal() or int(folder.name) == os.getpid():
             continue
-        with contextlib.suppress(OSError):  # it has ended, or it is not ours to look into
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             for descriptor in (folder / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     if _are_same(descriptor.stat(), found) and _may_write(folder / "fdinfo" / descriptor.name):

@@ -1,8 +1,8 @@
 """``farshore-master-target``: wiring only.
 
-One that is registered (``enroll``) writes disks for failbacks, as the configuration server says, with the keys of their
-machines alone. Work by hand (``begin``, ``finish``) needs the vault's URL and its owner's key, and no server. Without a
-command, or by ``run``, it does both, as far as its settings let it.
+A registered master target (``enroll``) writes disks for failbacks, as the configuration server says, with only the keys
+of their machines. Work by hand (``begin``, ``finish``) needs the vault's URL and its owner's key, and no server.
+Without a command, or by ``run``, it does both, as far as its settings allow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FAILBACKS = "failbacks"
 
 
 def main() -> int:
-    """Run a command; the exit status is that of the error that ended it, if one did."""
+    """Run a command; the exit status is that of its error, if any."""
     options = _parser().parse_args()
     try:
         if options.command == "check":
@@ -68,7 +68,7 @@ def _open_vault(settings: Settings) -> Vault:
 
 
 def _check_by_hand(settings: Settings) -> Path:
-    """The owner's key file. Raises Malformed where the settings name none, or no vault."""
+    """Return the owner's key file. Raises Malformed if the settings name no key file or no vault."""
     if settings.key is None or not settings.vault:
         raise Malformed(
             f"This master target is not registered ({settings.credentials}), and work by hand needs the vault and its "
@@ -79,7 +79,7 @@ def _check_by_hand(settings: Settings) -> Path:
 
 
 def _run(settings: Settings, _options: argparse.Namespace) -> int:
-    """Both kinds of work, each in a thread of its own where there are both."""
+    """Do both kinds of work, each in its own thread if there are two."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -139,7 +139,7 @@ def _begin(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _finish(settings: Settings, options: argparse.Namespace) -> int:
-    """Whoever is at work with the machine carries it out; nobody: this process."""
+    """Request the end. If another process works on the machine, it finishes it; otherwise this process does."""
     machine = _begun(settings, options.machine)
     folder = RecordFolder(settings.state / machine)
     folder.load()
@@ -190,7 +190,7 @@ def _row(record: MachineRecord, disk: DiskRecord) -> dict[str, Any]:
 
 
 def _forget(settings: Settings, options: argparse.Namespace) -> int:
-    """A disk that is half written stays so, and says it."""
+    """Forget a machine; a disk that is half written remains so, with its notice."""
     folder = RecordFolder(settings.state / _begun(settings, options.machine))
     with folder.locked():
         folder.forget()
@@ -204,7 +204,7 @@ def _check(paths: list[Path]) -> int:
 
 
 def _begun(settings: Settings, wanted: str) -> MachineId:
-    """The machine with that id, or the only one whose id begins so. Raises NotFound, Malformed."""
+    """Return the machine with that id, or the only one whose id begins with it. Raises NotFound, Malformed."""
     found = [path.parent.name for path in settings.state.glob("*/record.json") if path.parent.name.startswith(wanted)]
     if len(found) == 1:
         return MachineId(found[0])
@@ -213,11 +213,11 @@ def _begun(settings: Settings, wanted: str) -> MachineId:
             f"No disks are being written for machine {wanted}.",
             remedy="See `farshore-master-target show`; give its id.",
         )
-    raise Malformed(f"{wanted} may be {len(found)} machines.", remedy="Give more of the id.")
+    raise Malformed(f"{wanted} may be {len(found)} machines.", remedy="Give more digits of the id.")
 
 
 def _find(vault: Vault, wanted: str) -> MachineId:
-    """The machine in the vault with that id or host name. Raises NotFound."""
+    """Return the machine in the vault with that id or host name. Raises NotFound."""
     found = vault.machines()
     named = [one for one in found if one == wanted] or [one for one in found if _hostname(vault, one) == wanted]
     if len(named) != 1:
@@ -240,17 +240,17 @@ def _parser() -> argparse.ArgumentParser:
     enrolling = commands.add_parser("enroll", help="trade a token, read from standard input, for a certificate")
     enrolling.add_argument("--server", required=True, help="URL of the configuration server")
     enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
-    enrolling.add_argument("--again", action="store_true", help="even though it is enrolled already")
+    enrolling.add_argument("--again", action="store_true", help="enrol again, although it is already enrolled")
     for name, words in (
         ("begin", "begin to write a machine's disks, at the places that the settings give them"),
         ("finish", "write the last changes and make the disks whole, so that the machine can be started from them"),
-        ("forget", "give a machine up; a disk that is half written stays so"),
+        ("forget", "forget a machine; a disk that is half written remains so"),
     ):
         one = commands.add_parser(name, help=words)
         one.add_argument("machine", help="its id; for begin, its host name will do")
         if name == "finish":
             one.add_argument("--position", default="", help="EPOCH:SEQUENCE; the newest in the vault by default")
-    showing = commands.add_parser("show", help="list the disks that are being written, and how far each is")
+    showing = commands.add_parser("show", help="list the disks that are being written, with their progress")
     showing.add_argument("--json", action="store_true", help="print JSON")
     checking = commands.add_parser("check", help="end with an error unless all of these disks may be started")
     checking.add_argument("paths", nargs="+", type=Path, metavar="DISK")

@@ -1,8 +1,8 @@
-"""Does one errand for a failback, with the keys of its machine alone, and ends.
+"""Do one errand for a failback, with only the keys of its machine, and end.
 
-``python -m farshore.master_target.on_behalf`` reads its task from standard input (farshore.model.home_task) and says
-on standard output how far it is. It ends as soon as its standard input does: with the master target that started it.
-Killed at any moment it is started again, and goes on by the record.
+``python -m farshore.master_target.on_behalf`` reads its task from standard input (farshore.model.home_task) and reports
+its progress on standard output. It ends as soon as its standard input does, and so with the master target that started
+it. After a kill it is started again, and continues from the record.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from farshore.vault.vault import Vault
 
 _SAY_SECONDS = 0.5
 _FEW_BYTES = 64 << 20
-"""What a turn writes at most once the disks are near enough: the rest is brought while the machine stands still."""
+"""If a turn writes at most this much, the disks are near enough: the rest is written while the machine is held."""
 _UNUSED = 70
 
 
@@ -56,7 +56,8 @@ def main() -> int:
 
 
 def perform(task: HomeTask, out: TextIO) -> Figures:
-    """Do the errand and say on ``out`` how far it is. Raises what a disk is refused with, and the store's errors."""
+    """Do the errand and report the progress on ``out``. Raises the reason for refusing a disk, and the store's
+    errors."""
     store = RecentStore(open_store(task.vault))
     vault = Vault.with_keys(store, HandedKeys(MachineId(task.machine), task.keys))
     folder = RecordFolder(Path(task.state))
@@ -79,7 +80,7 @@ def perform(task: HomeTask, out: TextIO) -> Figures:
 
 
 def _follow(one: Following) -> None:
-    one.turn()  # it compares, which takes long: what was written meanwhile is not known to be little
+    one.turn()  # a comparison takes long, and the writes meanwhile may be many
     before = one.figures.written
     while one.turn() and one.figures.written - before >= _FEW_BYTES:
         before = one.figures.written
@@ -110,7 +111,7 @@ def _is_begun(folder: RecordFolder, wanted: list[Wanted]) -> bool:
 
 @contextlib.contextmanager
 def _said(one: Following, out: TextIO) -> Iterator[None]:
-    """Say now and then how far it is, while the context lasts: whoever listens may want to end it."""
+    """Report the progress now and then inside, because the reader may want to end the errand."""
     whole = sum(disk.size for disk in one.record.disks)
     ending = threading.Event()
 
@@ -137,7 +138,7 @@ def _fail(error: FarshoreError) -> int:
 
 
 def _end_with_input() -> None:
-    # Not by sys.stdin: a thread that is in its lock when the interpreter ends has it abort.
+    # Not by sys.stdin: a thread that holds its lock when the interpreter ends makes it abort.
     while os.read(0, 4096):
         pass
     os._exit(_UNUSED)

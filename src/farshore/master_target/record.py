@@ -1,8 +1,8 @@
-"""What a master target durably knows of one machine's disks: by it, it goes on after a kill or a power cut.
+"""What a master target durably knows of one machine's disks, so that it continues after a kill or a power cut.
 
-One JSON document a machine, replaced as a whole; layout: docs/formats/master-target.md. Nothing stands in it before it
-is true on the disks themselves: they are flushed first. Beside it, for each disk that is being compared, a list of the
-chunks that get their journal afterwards (``TouchedChunks``).
+One JSON document for each machine, replaced as a whole; layout: docs/formats/master-target.md. It contains only what is
+already true on the disks: they are flushed first. Beside it, each disk that is being compared has a list of the chunks
+that get their journal afterwards (``TouchedChunks``).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("epoch", "<u4"), ("reserved",
 
 
 class Phase(enum.Enum):
-    """How far a disk is."""
+    """The phase of a disk."""
 
     CLAIMED = "claimed"
-    """Chosen and looked at; its notice may stand on it or not."""
+    """Chosen and checked; its notice may be on it or not."""
     COMPARING = "comparing"
-    """Its chunks are compared with the bases at ``position``; the first ``done`` bytes are, and have them."""
+    """Its chunks are compared with the bases at ``position``; the first ``done`` bytes hold them."""
     PATCHING = "patching"
-    """It gets what journals lay over the bases up to ``position``."""
+    """It gets what journals have above the bases, up to ``position``."""
     FOLLOWING = "following"
-    """All but its beginning is as at ``position``, or some of that is newer."""
+    """Everything except its first bytes is as at ``position``, or some of it is newer."""
     RELEASED = "released"
-    """It is whole, as at ``position``, and no longer written to."""
+    """It is complete, as at ``position``, and no longer written to."""
 
 
 @dataclass(frozen=True)
 class DiskRecord:
-    """One disk. ``position`` is None before one is chosen; ``claim`` is in its notice; ``image``: not raw but this
-    format, served by QEMU."""
+    """One disk. ``position`` is None before one is chosen; ``claim`` is in its notice; ``image``: the image format,
+    served by QEMU; empty: raw."""
 
     number: DiskNumber
     path: str
@@ -66,7 +66,8 @@ class DiskRecord:
 
 @dataclass(frozen=True)
 class MachineRecord:
-    """One machine. ``release``: once all disks are at that position they become whole, and nothing later counts."""
+    """One machine. ``release``: once all disks are at that position they become complete, and later writes are
+    ignored."""
 
     vault: str
     machine: MachineId
@@ -75,24 +76,24 @@ class MachineRecord:
 
     @property
     def released(self) -> bool:
-        """Whether every disk is whole."""
+        """Whether every disk is complete."""
         return all(disk.phase is Phase.RELEASED for disk in self.disks)
 
     def with_disk(self, changed: DiskRecord) -> MachineRecord:
-        """The same with one disk changed."""
+        """Return the record with one disk changed."""
         disks = tuple(changed if disk.number == changed.number else disk for disk in self.disks)
         return dataclasses.replace(self, disks=disks)
 
 
 class RecordFolder:
-    """The folder of one machine's record. What changes it holds ``locked``."""
+    """The folder of one machine's record. A caller that changes it must hold ``locked``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other master targets off the machine. Raises Busy where one is at work."""
+        """Keep other master targets off the machine. Raises Busy if one is at work."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -117,7 +118,7 @@ class RecordFolder:
             raise Damaged(f"{path} is not a record.", remedy="Forget the machine, then begin again.") from error
 
     def save(self, record: MachineRecord) -> None:
-        """Replace the record. Durable once it returns."""
+        """Replace the record. Durable when it returns."""
         self._replace("record.json", json.dumps(_encoded(record), indent=1).encode())
 
     def touched(self, disk: DiskNumber) -> TouchedChunks:
@@ -125,11 +126,11 @@ class RecordFolder:
         return TouchedChunks(self.folder / f"touched-{disk}")
 
     def ask_to_finish(self, position: Position | None) -> None:
-        """Note that the disks are to become whole, at a position or at the newest one. Durable once it returns."""
+        """Record a request to make the disks complete, at a position or at the newest one. Durable when it returns."""
         self._replace("finish.json", json.dumps({"position": None if position is None else str(position)}).encode())
 
     def asked_to_finish(self) -> tuple[bool, Position | None]:
-        """Whether that was asked for, and the position."""
+        """Return whether that was requested, and the position."""
         try:
             text = json.loads((self.folder / "finish.json").read_bytes())["position"]
         except FileNotFoundError:
@@ -141,8 +142,8 @@ class RecordFolder:
         return True, None if text is None else Position.parse(text)
 
     def forget(self) -> None:
-        """Remove everything but the lock. Nothing there is fine."""
-        for name in ("finish.json", "record.json"):  # the record last: what is left without one counts for nothing
+        """Delete everything except the lock. Does nothing if nothing is there."""
+        for name in ("finish.json", "record.json"):  # the record last: files without a record are ignored
             (self.folder / name).unlink(missing_ok=True)
         for path in self.folder.glob("touched-*"):
             path.unlink()
@@ -161,14 +162,14 @@ class RecordFolder:
 
 
 class TouchedChunks:
-    """Chunks that overlays or journals write to, each with the epoch whose base the disk has there, in the order of the
-    disk. How many rows of the file count stands in the record (``touched``): what is behind them is written over."""
+    """Chunks that overlays or journals change, each with the epoch whose base the disk has there, in the order of the
+    disk. The record says how many rows of the file are valid (``touched``); later rows are overwritten."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def add(self, before: int, chunks: Numbers, epochs: Numbers) -> int:
-        """Put rows behind the first ``before``; answer how many there are now. Durable once it returns."""
+        """Write rows after the first ``before``; return how many there are now. Durable when it returns."""
         rows = np.zeros(len(chunks), _ROW)
         rows["chunk"], rows["epoch"] = chunks, epochs
         with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
@@ -180,7 +181,7 @@ class TouchedChunks:
         return before + len(rows)
 
     def read(self, count: int) -> tuple[Numbers, Numbers]:
-        """The first ``count`` chunks, which are sorted, and their epochs. Raises Damaged where they are not there."""
+        """Return the first ``count`` chunks, which are sorted, and their epochs. Raises Damaged if they are missing."""
         data = self._path.read_bytes()[: count * _ROW.itemsize] if count else b""
         if len(data) < count * _ROW.itemsize:
             raise Damaged(f"{self._path} is truncated.", remedy="Forget the machine, then begin again.")

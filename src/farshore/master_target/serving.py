@@ -1,4 +1,4 @@
-"""A master target that is registered: it says every other second that it is there, and does what the answers name."""
+"""A registered master target: it reports every other second, and does what the answers name."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def serve(path: Path, url: str, state: Path, stopping: threading.Event) -> None:
-    """Serve with the credentials at ``path`` until ``stopping`` is set. ``url``: of another configuration server that
-    took the place of the one in there; else empty. Raises what a refused registration raises."""
+    """Serve with the credentials at ``path`` until ``stopping`` is set. ``url``: another configuration server that
+    replaced the one in the credentials; otherwise empty. Raises the error of a refused registration."""
     control = MasterTargetSelf(Transport.from_credentials(Credentials.load(path), url or None))
     with contextlib.closing(control):
         registration = MasterTargetRegistration(version=version("farshore"))
@@ -59,7 +59,7 @@ def _report(control: MasterTargetSelf, errands: Errands, release: str, stopping:
             orders = control.report(said)
         except FarshoreError as error:
             if not silent:
-                log.warning("The configuration server takes no reports: %s", error)
+                log.warning("The configuration server does not accept reports: %s", error)
             silent = True
         else:
             silent = False
@@ -69,7 +69,7 @@ def _report(control: MasterTargetSelf, errands: Errands, release: str, stopping:
 
 
 def _running_system() -> str:
-    """Which running system this is: two programs that see the same one share their disks."""
+    """Return an id of the running system: two programs with the same id share their disks."""
     with contextlib.suppress(OSError):
         return _BOOT.read_text().strip()
     return ""

@@ -1,7 +1,7 @@
-"""A surviving disk, or a new one, opened so that nobody else can use it: written in place, its size left alone.
+"""Open a surviving disk, or a new one, so that nobody else can use it; write it in place without changing its size.
 
-Reads go past the page cache where the file system allows that, so that comparing a disk fills no memory. Writes go
-through it, for most are small: the kernel joins and begins them, ``flush`` ends them.
+Reads go past the page cache if the file system allows that, so that comparing a disk does not fill the memory. Writes
+go through it, because most are small: the kernel combines and starts them, ``flush`` completes them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ _BLKZEROOUT = 0x127F
 class TargetDisk:
     """The raw file or block device ``path``, for a disk of ``size`` bytes. Safe to use from several threads.
 
-    Raises Refused where it is in use or no disk, TooSmall, NotFound, Forbidden. Nothing is written by opening it.
-    ``alone``: that something else keeps others off it (for an image that QEMU serves).
-    """
+    Raises Refused if it is in use or not a disk, TooSmall, NotFound, Forbidden. Opening it writes nothing. ``alone``:
+    something else keeps others off it (for an image that QEMU serves)."""
 
     def __init__(self, path: Path, size: int, *, alone: bool = False) -> None:
         self.path, self.size = path, size
@@ -53,11 +52,11 @@ class TargetDisk:
         except BaseException:
             self.close()
             raise
-        # An image's holes are not punched: nbdfuse makes a trim of that, which promises no zeroes.
+        # An image's holes are not punched: nbdfuse turns that into a trim, which guarantees no zeroes.
         self._target = RawTarget(self._file, sparse=not self._device and not alone)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer``, which begins at a page, with what the disk holds from ``offset``."""
+        """Fill ``buffer``, which is aligned to a page, with the disk's bytes from ``offset`` on."""
         whole = len(buffer) // BLOCK * BLOCK if self._direct is not None and offset % BLOCK == 0 else 0
         with explained(self.path):
             if whole:
@@ -66,7 +65,7 @@ class TargetDisk:
             self._read(self._file, offset + whole, buffer[whole:])
 
     def head(self, length: int) -> bytes:
-        """The first bytes, as far as there are so many."""
+        """Return the first ``length`` bytes, or fewer if the disk is shorter."""
         with explained(self.path):
             return os.pread(self._file, length, 0)
 
@@ -89,7 +88,7 @@ class TargetDisk:
             return self._target.zero(start, end)
 
     def begin_writeback(self, offset: int, length: int) -> None:
-        """Let the kernel begin to write a range and forget it, so that memory does not fill."""
+        """Let the kernel begin to write a range and drop it from the page cache, so that memory does not fill."""
         self._target.begin_writeback(offset, length)
 
     def flush(self) -> None:
@@ -98,7 +97,7 @@ class TargetDisk:
             os.fdatasync(self._file)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the disk for others."""
         for file in (self._file, self._direct):
             if file is not None:
                 os.close(file)
@@ -119,7 +118,7 @@ class TargetDisk:
 
 
 class BehindNotice:
-    """The same disk less its first ``HELD`` bytes, which the notice stands for: what is written there is left out."""
+    """The same disk without its first ``HELD`` bytes, where the notice is: writes there are omitted."""
 
     def __init__(self, disk: TargetDisk) -> None:
         self._disk = disk
@@ -144,7 +143,7 @@ class BehindNotice:
 def _open(path: Path, device: bool) -> int:
     _check_kind(path)
     try:
-        # O_EXCL refuses a device that something has claimed; of a file it says nothing without O_CREAT.
+        # O_EXCL refuses a device that something has claimed; for a file it has no effect without O_CREAT.
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if device else 0))
     except OSError as error:
         if error.errno == errno.EBUSY:
@@ -161,10 +160,11 @@ def _open(path: Path, device: bool) -> int:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise Refused for what is no disk, unopened: to open it may do something, as with /dev/watchdog."""
+    """Raise Refused for a path that is not a disk, without opening it: opening may have effects, as with
+    /dev/watchdog."""
     with contextlib.suppress(OSError):
         if not is_disk(path.stat().st_mode):
-            raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the disk itself.")
+            raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the path of the disk itself.")
 
 
 def _bytes(file: int, path: Path) -> int:
@@ -172,7 +172,7 @@ def _bytes(file: int, path: Path) -> int:
     if stat.S_ISBLK(found.st_mode):
         return device_bytes(file)
     if not stat.S_ISREG(found.st_mode):
-        raise Refused(f"{path} has become something else.", remedy="Give the disk itself.")
+        raise Refused(f"{path} was replaced while it was being opened.", remedy="Give the path of the disk itself.")
     return found.st_size
 
 
@@ -187,6 +187,6 @@ def _open_direct(path: Path) -> int | None:
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # the file system has none
+        if error.errno != errno.EINVAL:  # the file system has no direct I/O
             raise
         return None

@@ -1,7 +1,7 @@
-"""Keeps the disks of all machines that were begun with in step with the vault: one thread a machine.
+"""Keep the disks of all machines that were begun with up to date with the vault: one thread for each machine.
 
-A machine whose disk is in use, whose vault does not answer or holds damage is tried again; what is in the way is logged
-when it changes, and stands in ``trouble``. Nothing is given up: the record says where to go on.
+A machine whose disk is in use, whose vault does not answer or is damaged, is retried. The reason is logged when it
+changes, and is in ``trouble``. Nothing is given up: the record says where to continue.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from farshore.vault.vault import Vault
 log = logging.getLogger(__name__)
 
 _AGAIN = 15.0
-"""Seconds before a machine is tried again that something is in the way of."""
+"""Seconds until the retry of a machine with a problem."""
 _LOOK = 2.0
-"""Seconds between two looks for machines that were begun with."""
+"""Seconds between two checks for new machines."""
 
 
 def folders(state: Path) -> list[RecordFolder]:
-    """Those of the machines that have a record."""
+    """Return the folders of the machines that have a record."""
     return [RecordFolder(path.parent) for path in sorted(state.glob("*/record.json"))]
 
 
 def records(state: Path) -> list[MachineRecord]:
-    """The records of all machines. Raises Damaged, Unsupported."""
+    """Return the records of all machines. Raises Damaged, Unsupported."""
     return [folder.load() for folder in folders(state)]
 
 
 @contextlib.contextmanager
 def following(vault: Vault, folder: RecordFolder, stopping: Callable[[], bool] = lambda: False) -> Iterator[Following]:
-    """One machine's disks, open and kept for this process while the context lasts. Raises Busy, Refused, NotFound …"""
+    """Yield one machine's disks, open and locked by this process. Raises Busy, Refused, NotFound …"""
     with folder.locked(), contextlib.ExitStack() as held:
         record = folder.load()
         if record.vault != vault.id:
@@ -55,7 +55,7 @@ def following(vault: Vault, folder: RecordFolder, stopping: Callable[[], bool] =
 
 
 class Working:
-    """The work of a process. ``open_vault`` is called until it answers."""
+    """The work of a process. ``open_vault`` is called until it succeeds."""
 
     def __init__(
         self, open_vault: Callable[[], Vault], state: Path, interval: float, stopping: threading.Event
@@ -122,7 +122,7 @@ class Working:
                 log.info("%s: at %s, %d bytes written.", name, one.position, one.figures.written - before)
             self._stopping.wait(self._interval)
         if one.record.released:
-            log.info("%s: its disks are whole, as at %s; they may be started.", name, one.position)
+            log.info("%s: its disks are complete at %s and may be started.", name, one.position)
 
     def _tell(self, name: str, trouble: str) -> None:
         if trouble and self.trouble.get(name) != trouble:

@@ -154,7 +154,7 @@ def test_a_disk_of_something_unknown_is_refused_and_a_blank_one_is_new(place: Pl
 def test_a_disk_that_is_going_to_be_another_machines_is_refused_whatever_is_allowed(place: Place) -> None:
     notice = DiskNotice(place.machine.vault.id, "another", 0, "claim").encode()
     place.disk.write_bytes(notice + bytes(SIZE - len(notice)))
-    place.refused(WrongState, "it is going to be disk 0 of machine another")
+    place.refused(WrongState, "it will become disk 0 of machine another")
     with pytest.raises(WrongState):
         place.begin(overwrite=True)
     mine = DiskNotice(place.machine.vault.id, place.machine.id, 0, "an earlier one").encode()

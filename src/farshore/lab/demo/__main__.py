@@ -1,4 +1,4 @@
-"""``python -m farshore.lab.demo``: set the stage, run the story, clean up whatever happens."""
+"""``python -m farshore.lab.demo``: prepare, run the story, clean up whatever happens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def main(tell: Callable[[Path, Display], Story] = Story, name: str = "demo") -> int:
-    """Run the demo; 0 if everything that the table claims was seen to be so. ``tell`` makes its story, in a folder of
-    this ``name``."""
+    """Run the demo; return 0 if every claim in the table was confirmed. ``tell`` makes its story, in a folder of this
+    ``name``."""
     parser = argparse.ArgumentParser(prog=f"make {name}", description="Protect a real machine, lose it, bring it up.")
     parser.add_argument("--keep", action="store_true", help="leave servers, disks and logs as they are at the end")
     options = parser.parse_args()
@@ -36,14 +36,14 @@ def main(tell: Callable[[Path, Display], Story] = Story, name: str = "demo") -> 
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # One demo would end the other's machines, as it does those that an earlier one has left.
+            # One demo would end the other's machines, as it ends those that an earlier one left.
             sys.stderr.write(f"A demo is running in {folder} already. Wait for it, or set FARSHORE_CACHE.\n")
             return 75
         return perform(tell(folder, display), display, folder, keep=options.keep)
 
 
 def perform(story: Story, display: Display, folder: Path, *, keep: bool) -> int:
-    """The story from its beginning; whatever ends it, what was seen until then is shown. The exit status."""
+    """Run the story from its beginning; however it ends, show the findings so far. Return the exit status."""
     try:
         with _told(display, folder):
             story.clean_up()
@@ -64,10 +64,10 @@ def _told(display: Display, folder: Path) -> Iterator[None]:
     except FarshoreError as error:
         _stop(display, folder, error.message, error.remedy)
     except Exception as error:
-        # Many programs play in it: one that hangs or goes away must not take what was seen with it.
-        log.exception("The demo met an error that is none of Farshore's own")
+        # Many programs take part: one that hangs or dies must not lose the findings so far.
+        log.exception("The demo met an unexpected error")
         what = f"{type(error).__name__}: {error}"
-        _stop(display, folder, what, "Run it with --keep and read the logs; report it if it comes again.")
+        _stop(display, folder, what, "Run it with --keep and read the logs; report it if it recurs.")
 
 
 def _stop(display: Display, folder: Path, what: str, remedy: str) -> None:

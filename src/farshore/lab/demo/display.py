@@ -1,4 +1,4 @@
-"""What the demo shows: a line for each stage with its time, a bar where progress is known, the closing table."""
+"""The demo's output: a line for each stage with its time, a bar if progress is known, the closing table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 LOG_WIDTH = 140
-"""Where the output is no terminal: wide enough that no line wraps."""
+"""If the output is not a terminal: wide enough that no line wraps."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass
 class Stage:
-    """A stage under way: ``tell`` changes what is said of it, ``fraction`` its bar."""
+    """A running stage: ``tell`` changes its text, ``fraction`` its bar."""
 
     _progress: Progress
     _task: TaskID
@@ -36,7 +36,7 @@ class Stage:
     note: str = ""
 
     def tell(self, note: str, fraction: float | None = None) -> None:
-        """Say what is going on; ``fraction`` is 0…1."""
+        """Set the text and the bar; ``fraction`` is 0…1."""
         self.note = note
         self._progress.update(self._task, note=note)
         if fraction is not None:
@@ -44,14 +44,14 @@ class Stage:
 
 
 def _console() -> Console:
-    """Without markup: what is shown may hold brackets of its own."""
+    """Return a console without markup: texts may contain brackets."""
     width = None if sys.stdout.isatty() else LOG_WIDTH
     return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 @dataclass
 class Display:
-    """Stages as they run, and findings for the end. Works on a terminal and in a log."""
+    """Shows stages as they run, and findings at the end. Works on a terminal and in a log."""
 
     console: Console = field(default_factory=_console)
     findings: list[Finding] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Display:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Run a stage; prints one line when it is over."""
+        """Run a stage; print one line when it is over."""
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
         columns_after = (TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn())
         start = time.monotonic()
@@ -72,7 +72,7 @@ class Display:
         self.console.print(Text.assemble(("✓", "green"), f" {name:<46} {took:6.1f} s{note}"))
 
     def say(self, text: str) -> None:
-        """Print as it is."""
+        """Print the text unchanged."""
         self.console.print(text)
 
     def find(self, what: str, result: str, good: bool | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The operator's hands: the ``farshore`` command, run as a person would, answers read as JSON."""
+"""Run the ``farshore`` command as a person would, and read its answers as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Operator:
         self.home = home
 
     def run(self, *words: str, seconds: float = _SECONDS) -> str:
-        """The command's output. Raises Refused with what it said on failure."""
+        """Return the command's output. Raises Refused with its error message on failure."""
         command = [sys.executable, "-m", "farshore.cli.main", *words]
         environment = {**os.environ, "FARSHORE_HOME": str(self.home), "COLUMNS": "160"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
@@ -34,5 +34,5 @@ class Operator:
         return done.stdout
 
     def ask(self, *words: str, seconds: float = _SECONDS) -> Any:
-        """The command's answer as data: it is given ``--json``. Raises Refused."""
+        """Return the command's answer as data: it gets ``--json``. Raises Refused."""
         return json.loads(self.run(*words, "--json", seconds=seconds))

@@ -1,4 +1,4 @@
-"""Looking at a recovered machine from outside: does its database answer, is it whole, what does it hold?"""
+"""Examine a recovered machine from outside: does its database answer, is it complete, what does it hold?"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from farshore.model.errors import Unreachable
 ANSWER_SECONDS = 300.0
 _AS_OWNER = "cd /tmp && runuser -u postgres --"
 _DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
-"""template0 is left out: nobody may connect to it, nor write to it."""
+"""template0 is omitted: nobody may connect to it, nor write to it."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What pg_amcheck looked through; ``complaint`` is empty if all of it is clean."""
+    """What pg_amcheck checked; ``complaint`` is empty if everything is clean."""
 
     databases: tuple[str, ...]
     complaint: str
@@ -35,7 +35,7 @@ class Recovered:
         self.database = Database(database, image.database_password())
 
     def wait_for_rows(self, seconds: float = ANSWER_SECONDS) -> list[int]:
-        """The counter's rows, as soon as PostgreSQL has recovered itself. Raises Unreachable."""
+        """Return the counter's rows, as soon as PostgreSQL has recovered. Raises Unreachable."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -46,16 +46,16 @@ class Recovered:
                 time.sleep(0.2)
 
     def shell(self) -> Shell:
-        """Root's shell in it. Close it after use."""
+        """Open root's shell in it. The caller closes it."""
         shell = Shell(self._ssh, self._image.ssh_key, self._image.host_key)
         shell.wait(ANSWER_SECONDS)
         return shell
 
     def check_databases(self) -> Checked:
-        """Full check of every table and index of every database by pg_amcheck, the catalogs included."""
+        """Check every table and index of every database with pg_amcheck, including the catalogs."""
         with self.shell() as shell:
             listed = shell.run(f'{_AS_OWNER} psql -XAtc "{_DATABASES}"')
-            # A database without the extension would be passed over with a warning.
+            # pg_amcheck would skip a database without the extension with only a warning.
             done = shell.run(
                 f"{_AS_OWNER} /usr/lib/postgresql/15/bin/pg_amcheck "
                 "--all --install-missing --heapallindexed --jobs=2 2>&1",
@@ -67,13 +67,13 @@ class Recovered:
         return Checked(tuple(listed.output.split()), "" if clean else (said[-400:] or f"status {done.status}"))
 
     def reaches_host(self, port: int) -> bool:
-        """Whether the machine can open a connection to this host: a rehearsal must not."""
+        """Return whether the machine can open a connection to this host: a rehearsal must not."""
         with self.shell() as shell:
             probe = f"timeout 5 bash -c 'exec 3<>/dev/tcp/{HOST_SEEN_FROM_GUEST}/{port}'"
             return shell.run(probe, check=False, seconds=60).status == 0
 
 
 def console_tail(folder: Path, lines: int = 15) -> str:
-    """The end of a recovered machine's console, for a failure's message; empty if there is none."""
+    """Return the end of a recovered machine's console, for a failure's message; empty if there is none."""
     logs = sorted(folder.rglob("console.log"))
     return "\n".join(logs[-1].read_text(errors="replace").splitlines()[-lines:]) if logs else ""

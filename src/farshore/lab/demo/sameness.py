@@ -1,4 +1,4 @@
-"""Whether two disks hold the same, block by block, but for ranges that are left out on purpose."""
+"""Compare two disks block by block, except for ranges that are excluded on purpose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sameness:
-    """The outcome. ``differing`` holds the first few block numbers."""
+    """The result. ``differing`` holds the first few block numbers."""
 
     blocks: int
     compared: int
@@ -43,7 +43,7 @@ def snapshot_hashes(disk: Path) -> tuple[npt.NDArray[np.uint8], int]:
 
 
 def compare(source: npt.NDArray[np.uint8], replica: npt.NDArray[np.uint8], left_out: Sequence[Range]) -> Sameness:
-    """Compare two results of ``snapshot_hashes``; blocks that lie in ``left_out`` whole do not count."""
+    """Compare two results of ``snapshot_hashes``; blocks that lie completely in ``left_out`` are ignored."""
     counts = np.ones(len(source), np.bool_)
     for start, end in left_out:
         counts[-(-start // BLOCK) : end // BLOCK] = False

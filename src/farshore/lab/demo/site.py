@@ -1,4 +1,4 @@
-"""The loss of a site: its servers end without a word, and nothing that they kept is left."""
+"""Simulate the loss of a site: its servers are killed, and everything that they kept is deleted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SECONDS = 30.0
 
 
 def burn(home: Path) -> None:
-    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Raises Unreachable where
-    one of them lives on."""
+    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Raises Unreachable if one
+    of them survives."""
     pids: dict[str, int] = json.loads((home / "run" / "state.json").read_text())
     del pids["started"]
-    os.killpg(pids["supervisor"], signal.SIGKILL)  # its servers and their workers are of its group
+    os.killpg(pids["supervisor"], signal.SIGKILL)  # its servers and their workers are in its group
     end = time.monotonic() + _SECONDS
     while left := [name for name, pid in pids.items() if _lives(pid)]:
         if time.monotonic() > end:
@@ -30,7 +30,7 @@ def burn(home: Path) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False

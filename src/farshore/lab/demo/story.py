@@ -1,8 +1,8 @@
-"""The demo's story, stage by stage, told by an operator at the ``farshore`` command.
+"""The demo's story, stage by stage, carried out by an operator with the ``farshore`` command.
 
-Protect a Debian machine under load; look whether the vault holds what its disk holds; lose the whole site in the middle
-of the load: the machine, both servers and all that they kept. Bring the machine up from a second installation that had
-only the vault and its key, and rehearse an earlier second beside it. Each stage measures what it claims.
+Protect a Debian machine under load. Check that the vault holds what its disk holds. Lose the whole site in the middle
+of the load: the machine, both servers and everything that they kept. Bring the machine up from a second installation
+that had only the vault and its key, and rehearse an earlier second beside it. Each stage measures its claims.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from farshore.model.errors import Refused, Unreachable
 NAME = "onprem"
 PROTECT_SECONDS = 900.0
 POLL_SECONDS = 3.0
-"""A look costs a second of processor time, which is the guest's as well."""
+"""A check costs a second of processor time, which the guest needs too."""
 QUIET_POINT = "quiet"
 COPY_PERCENT = 60
 FREEZE_LIMIT = 300
-"""Seconds after which the guest thaws itself, should we not come to it."""
+"""Seconds after which the guest thaws itself, in case the demo cannot thaw it."""
 SETTLE_SECONDS = 60.0
-"""In which the accounts of a frozen disk are told: the agent looks each second and reports every other."""
+"""Time in which the accounts of a frozen disk arrive: the agent counts each second and reports every other."""
 RPO_SECONDS = 15.0
-"""The oldest that the recovered data may be, by the counter's own rows. Points come every five seconds."""
+"""The maximum age of the recovered data, by the counter's own rows. Points come every five seconds."""
 LOAD_SECONDS = 12.0
 EARLIER_SECONDS = 8.0
 _EVIDENCE = ("consoles", "screens")
-"""Folders of what stays with a failover's record."""
+"""Folders that remain with a failover's record."""
 
 
 class Story:
-    """One demo in ``folder``, which ``clean_up`` leaves to the caller to delete."""
+    """One demo in ``folder``, which ``clean_up`` does not delete: the caller does."""
 
     def __init__(self, folder: Path, display: Display) -> None:
         self._folder = folder
@@ -63,7 +63,7 @@ class Story:
         self._lost = 0.0
 
     def tell(self) -> None:
-        """Everything, in order. Raises what goes wrong; findings that are merely bad go on the table."""
+        """Run everything, in order. Raises errors; findings that are merely bad go into the table."""
         image = self._prepare()
         guest = self._power_on(image)
         self._protect(guest)
@@ -77,7 +77,7 @@ class Story:
         self.rehearse(image, record, earlier)
 
     def clean_up(self) -> None:
-        """Stop everything that this demo, or one before it in the same folder, started."""
+        """Stop everything that this demo, or an earlier one in the same folder, started."""
         if self._counter is not None:
             self._counter.stop()
         if self._guest is not None:
@@ -86,7 +86,7 @@ class Story:
         if homes:
             subprocess.run(["pkill", "-KILL", "-f", str(self._folder / "guest")], check=False)
         for home in homes:
-            try:  # first: it starts recovered machines again that die
+            try:  # first: it restarts recovered machines that die
                 Operator(home).run("down", seconds=60)
             except (Refused, subprocess.TimeoutExpired):
                 subprocess.run(["pkill", "-KILL", "-f", str(home)], check=False)
@@ -108,7 +108,7 @@ class Story:
         return image
 
     def _up(self, *options: str) -> None:
-        """Servers at ports of their own."""
+        """Start the servers at their own ports."""
         self._port, data_port = free_ports(2)
         self._operator.run(
             *("up", "--detach", "--port", str(self._port), "--process-server-port", str(data_port)),
@@ -141,8 +141,8 @@ class Story:
                 *("--server-url", f"https://{HOST_SEEN_FROM_GUEST}:{self._port}"),
             )
             stage.tell("no compiler, pip or internet there; enrolled by a one-time token")
-            # By default a copy takes a tenth of processors that others want. Emulated ones are some twenty times slower
-            # than hardware, and pgbench wants all of them.
+            # By default a copy takes a tenth of busy processors. Emulated ones are some twenty times slower than
+            # hardware, and pgbench uses all of them.
             self._operator.run("machine", "protect", NAME, "--cpu-percent", str(COPY_PERCENT))
         with self._display.stage("Initial replication of the whole boot disk") as stage:
             began = time.monotonic()
@@ -180,11 +180,11 @@ class Story:
         self._display.say(self._operator.run("point", "list", NAME, "--limit", "5"))
 
     def _compare_at_rest(self, guest: Guest) -> None:
-        """Freeze the guest's file system, mark the moment, and compare every block with what the vault has for it."""
+        """Freeze the guest's file system, note the moment, and compare every block with the vault's."""
         with self._display.stage("Every block: the vault against the source disk") as stage:
             left_out = self._left_out(guest)
             stage.tell("file system frozen")
-            # Should anything go wrong meanwhile, the guest thaws by itself.
+            # If anything goes wrong meanwhile, the guest thaws by itself.
             thaw = f"setsid sh -c 'sleep {FREEZE_LIMIT}; fsfreeze -u /' >/dev/null 2>&1 </dev/null &"
             guest.shell.run(f"fsfreeze -f / && {{ {thaw} }}")
             try:
@@ -266,7 +266,7 @@ class Story:
         self.judge_databases(machine)
 
     def judge_rows(self, record: tuple[Acknowledged, ...], found: list[int], rto: float, since_loss: float) -> None:
-        """What of the acknowledged commits is there, and how long it took, in seconds."""
+        """Report which acknowledged commits are there, and how long it took, in seconds."""
         verdict = judge(record, found)
         rpo = f"{verdict.rpo:.2f} s ({verdict.lost} rows)"
         self._display.find("RPO: last acknowledged commit lost", rpo, good=verdict.rpo <= RPO_SECONDS)
@@ -277,7 +277,7 @@ class Story:
         )
 
     def judge_databases(self, machine: Recovered) -> None:
-        """Have PostgreSQL's own check look through all of it."""
+        """Let PostgreSQL's own tool check every database."""
         with self._display.stage("pg_amcheck of every recovered database") as stage:
             checked = machine.check_databases()
             stage.tell(", ".join(checked.databases))
@@ -285,7 +285,7 @@ class Story:
         self._display.find("pg_amcheck --all --heapallindexed", checked.complaint or clean, not checked.complaint)
 
     def rehearse(self, image: GuestImage, record: tuple[Acknowledged, ...], moment: int) -> None:
-        """Bring up what it was at ``moment`` (ns), apart from everything, and leave nothing of it."""
+        """Bring up the machine as it was at ``moment`` (ns), isolated, and delete it completely."""
         ssh, database = free_ports(2)
         machine = Recovered(image, ssh, database)
         text = datetime.datetime.fromtimestamp(moment / 1e9, datetime.UTC).isoformat().replace("+00:00", "Z")
@@ -300,7 +300,7 @@ class Story:
             stage.tell(f"PostgreSQL answered after {rto:.1f} s")
         self.during_rehearsal(machine)
         verdict = judge(record, found)
-        # Points bear the machine's own time, and so do the rows; an emulated machine's clock is not the host's.
+        # Points have the machine's own time, and so do the rows; an emulated machine's clock is not the host's.
         late = newest_by_its_own_clock(machine.database) - moment / 1e9
         self._display.find("Test failover: newest row against the second asked for", f"{late:+.2f} s", -5.0 < late <= 0)
         self._display.find("Test failover: rows missing", str(len(verdict.holes)), good=not verdict.holes)
@@ -313,10 +313,11 @@ class Story:
         self._display.find("Test failover: left behind after clean-up", "nothing" if not left else str(left), not left)
 
     def during_rehearsal(self, machine: Recovered) -> None:
-        """Do nothing. Tests do more with the rehearsed machine here, before it is cleaned up."""
+        """Do nothing. Tests override this to use the rehearsed machine before it is cleaned up."""
 
     def _remains(self, failover: str) -> list[str]:
-        """Processes and files that still bear the failover's id, but its evidence: that stays with its record."""
+        """Return processes and files that still have the failover's id, except its evidence: that remains with its
+        record."""
         processes = subprocess.run(["pgrep", "-af", failover], capture_output=True, text=True, check=False).stdout
         files = [str(path) for path in self._operator.home.rglob(f"*{failover}*") if path.parent.name not in _EVIDENCE]
         return [line for line in processes.splitlines() if "pgrep" not in line] + files
@@ -326,7 +327,7 @@ class Story:
 
 
 class _Answer:
-    """A command that runs while its effect is watched; ``join`` raises what it raised."""
+    """A command that runs while its effect is watched; ``join`` raises its error."""
 
     def __init__(self, operator: Operator, words: tuple[str, ...]) -> None:
         self._operator = operator
@@ -349,12 +350,12 @@ class _Answer:
 
 
 def _seconds(moment: str | None) -> float:
-    """A time of the command line's JSON as seconds since 1970; 0 for none."""
+    """Return a time of the command line's JSON as seconds since 1970; 0 for none."""
     return datetime.datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 def _agree(accounts: list[Any]) -> bool:
-    """All that the probe saw is somewhere, and the kernel counted exactly that on every disk."""
+    """Return whether every write that the probe saw is accounted for, and the kernel counted the same on every disk."""
     return bool(accounts) and all(
         account["verdict"] == "ok" and account["seen"] == account["captured"] + account["bitmap"] + account["excluded"]
         for account in accounts
@@ -362,7 +363,7 @@ def _agree(accounts: list[Any]) -> bool:
 
 
 def _told(accounts: list[Any]) -> str:
-    """The accounts for the closing table."""
+    """Return the accounts for the closing table."""
     written = sum(account["seen"] for account in accounts)
     states = ", ".join(sorted({account["verdict"] for account in accounts})) or "not reported"
     return f"{states} over {written >> 20} MiB" if _agree(accounts) else f"{states}: {accounts}"
@@ -384,7 +385,8 @@ def _wait_until_quiet(disk: Path) -> None:
 
 
 def _extents(listed: str, start: int) -> list[Range]:
-    """Byte ranges on the whole disk from ``filefrag -b4096 -v``, for a file system that begins at byte ``start``."""
+    """Return byte ranges on the whole disk from ``filefrag -b4096 -v``, for a file system that begins at byte
+    ``start``."""
     found = []
     for line in listed.splitlines():
         columns = line.split(":")
