@@ -1,1 +1,1 @@
-"""How machines come under protection and stay there: enrolment, epochs, heartbeats, points, the RPO watch."""
+"""Bring machines under protection and keep them there: enrolment, epochs, heartbeats, points, the RPO watch."""

@@ -1,7 +1,7 @@
-"""Which process server a machine sends to, and how each one is: pure.
+"""Assign process servers to machines, and judge the state of each server. Pure.
 
-A machine stays where it is while that server is well and nobody wants otherwise: moving costs a moment's pause. A new
-machine goes to the server that the operator chose for it, else to where there are fewest.
+A machine stays with its server while that server is healthy and nobody wants otherwise: a move costs a short pause. A
+new machine goes to the server that the operator chose for it, otherwise to the one with the fewest machines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SILENT_AFTER = 15 * SECOND
 
 
 def standing(server: ProcessServerRow, machines: int, now: int) -> ServerStanding:
-    """Return how it is; ``machines`` is how many send to it."""
+    """Return the server's state; ``machines`` is the number of machines that send to it."""
     if not server.registered:
         return ServerStanding.INVITED
     if now - server.last_seen > SILENT_AFTER:
@@ -30,12 +30,13 @@ def standing(server: ProcessServerRow, machines: int, now: int) -> ServerStandin
 
 
 def is_healthy(server: ProcessServerRow, now: int) -> bool:
-    """Return whether it reported lately, and its spool has room. One that has only registered has no spool yet."""
+    """Return whether it reported recently, and its spool has space. A server that has only registered has no spool
+    yet."""
     return now - server.last_seen <= SILENT_AFTER and server.spool_bytes < server.spool_limit
 
 
 def takes_machines(server: ProcessServerRow, now: int) -> bool:
-    """Return whether machines may be sent there anew."""
+    """Return whether new machines may be assigned to it."""
     return is_healthy(server, now) and not server.draining
 
 
@@ -55,11 +56,11 @@ def preferred(
 def choose(
     machine: MachineRow, servers: Sequence[ProcessServerRow], machines: Mapping[str, int], now: int
 ) -> ProcessServerRow:
-    """Return where the machine's next epoch goes; ``machines`` counts the machines of each server.
+    """Return the server for the machine's next epoch; ``machines`` counts the machines of each server.
 
-    The server that it has, while that is well, even where it is being drained: what the next epoch rests on may be in
-    that server's spool still, and the hand-over follows (see moving). Raises TryLater where none is well.
-    """
+    This is the machine's present server while that is healthy, even if it is being drained: the base of the next epoch
+    may still be in that server's spool, and the hand-over follows (see moving). Raises TryLater if no server is
+    healthy."""
     well = [server for server in servers if is_healthy(server, now)]
     for server in well:
         if server.id == machine.process_server:

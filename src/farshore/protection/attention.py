@@ -1,14 +1,14 @@
-"""Which machines the watch has to judge in a round, so that it need not read all of them.
+"""Choose the machines that the watch must judge in a round, so that it need not read all of them.
 
-In: what seldom changes of each machine, read anew in each round from one index. A machine is judged if its row holds
-something that may be wrong whatever the time (``notable``), or if its heartbeat or its newest point is too old. For the
-latter the moment is kept at which they will be, should nothing come; then, and not before, the catalog is asked
-whether something came. So a machine that is well is asked for about every 25 seconds, and one that is not in each
-round: its alert is raised and ends as if all machines were read.
+In: the data of each machine that seldom changes, read in each round from one index. A machine is judged if its row
+holds something that may be a problem whatever the time (``notable``), or if its heartbeat or its newest point is too
+old. For the latter, the moment is kept at which they will be too old if nothing arrives; only then is the catalog asked
+whether something arrived. So a healthy machine is read about every 25 seconds, and one with a problem in each round:
+its alert begins and ends as if all machines were read.
 
-Relies on: times in the catalog never fall, except where a clock is set. Our own watch says so (``forget``); for another
-server's, every machine is asked for within ``ASK_EVERY`` anyway. There is no index on the times: see the note at
-farshore.catalog.tables.MachineRow.
+Relies on: times in the catalog never decrease, except when a clock is set. Our own watch reports that (``forget``); for
+another server's step, every machine is read within ``ASK_EVERY`` anyway. There is no index on the times: see the note
+at farshore.catalog.tables.MachineRow.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Attention:
         self._thresholds: dict[str, int] = {}
 
     def forget(self) -> None:
-        """Ask for all machines in the next round: the catalog's times were moved."""
+        """Read all machines in the next round, because the catalog's times were moved."""
         self._known = {}
 
     def choose(self, tx: Transaction, policies: Sequence[PolicyRow], now: int) -> set[str]:
-        """Return the ids of the machines that have to be judged; ``now`` in ns."""
+        """Return the ids of the machines that must be judged; ``now`` in ns."""
         thresholds = {policy.name: policy.rpo_threshold * SECOND for policy in policies}
         before = self._known if thresholds == self._thresholds else {}
         moment = self._clock.monotonic()
@@ -77,7 +77,8 @@ class Attention:
 
 
 def _due(state: str, times: Times, threshold: int, now: int) -> int:
-    """When a time of the machine will be too old, in ns. One that was never set may get any value: ask again soon."""
+    """Return when a time of the machine will be too old, in ns. A time that was never set may get any value: check
+    again soon."""
     silent = times.last_seen + AGENT_SILENT_AFTER if times.last_seen else now
     if state not in WATCHED:
         return silent

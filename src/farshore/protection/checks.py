@@ -1,6 +1,6 @@
-"""What stands in the way of protecting a machine well; pure, from what its agent has said.
+"""Find what prevents a good protection of a machine, from its agent's reports. Pure.
 
-The agent looks around on the machine itself (farshore.mobility.checks); here is what can be told without it.
+The agent checks the machine itself (farshore.mobility.checks); this module checks what can be known without it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ARCHITECTURES = frozenset({"x86_64", "amd64"})
 
 
 def check_machine(row: MachineRow, now: int) -> list[Finding]:
-    """Return one finding for each thing looked at."""
+    """Return one finding for each subject."""
     description = Description.model_validate(row.description)
     seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
     return [

@@ -1,8 +1,8 @@
-"""Wall clocks that were set: of machines, of process servers, and our own.
+"""React when wall clocks are set: of machines, of process servers, and our own.
 
-RPO and silence are told by our wall clock, in which the catalog's times are. Where it is set while we run, those times
-are moved along; where it went back while we did not, what lies in the future is taken for now. So everything goes on
-ageing, and nothing looks fresh because a clock was once ahead.
+RPO and silence are computed by our wall clock, as are the catalog's times. If it is set while we run, those times are
+moved by the same amount. If it went back while we did not run, times in the future are replaced by now. So everything
+continues to age, and nothing looks fresh because a clock was once ahead.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class OwnClock:
         self._catalog, self._clock = catalog, clock
         self._steps = ClockSteps(clock)
         self._behind = 0
-        """ns by which our clock was behind what the catalog knew, when we started."""
+        """ns by which our clock was behind the catalog's times when we started."""
         self._began = clock.monotonic()
 
     def begin(self) -> None:
-        """After a start: take what the catalog has of the future for now."""
+        """After a start: replace times of the future in the catalog by now."""
         now = self._clock.now()
 
         def take_for_now(tx: Transaction) -> int:
@@ -47,14 +47,14 @@ class OwnClock:
         self._behind = self._catalog.write(take_for_now)
 
     def look(self) -> bool:
-        """Move the catalog's times along where our clock was set since the last look; whether it was."""
+        """Move the catalog's times if our clock was set since the last call; return whether it was."""
         step = self._steps.look()
         if not step:
             return False
         now = self._clock.now()
 
         def move(tx: Transaction) -> None:
-            # What was noted after the step, and before this look, is by the new clock already.
+            # Times written after the step, and before this call, are by the new clock already.
             _map_moments(tx, lambda moment: moment + step if _is_older(moment, now, step) else moment)
             _tell(tx, f"This server's clock was set {set_by(step)}.", now)
 
@@ -62,7 +62,7 @@ class OwnClock:
         return True
 
     def conditions(self) -> Sequence[Condition]:
-        """Return what is worth an alert, for an hour."""
+        """Return conditions that deserve an alert, for an hour."""
         last, now = self._steps.last, self._clock.monotonic()
         if last is not None and now - last.seen < CLOCK_SECONDS:
             text = f"This server's clock was set {set_by(last.nanoseconds)}."
@@ -70,12 +70,14 @@ class OwnClock:
             text = f"This server's clock went back while it did not run, by {set_by(-self._behind)}."
         else:
             return []
-        remedy = "Keep it with an NTP service: timedatectl status. Events around then bear the times of that moment."
+        remedy = (
+            "Use an NTP service (timedatectl status). Events around that time have the clock's time of that moment."
+        )
         return [Condition("server-clock-stepped", OURS, Severity.WARNING, text, remedy)]
 
 
 def note_machine(tx: Transaction, machine: MachineRow, standing: ClockStanding | None, run: str, now: int) -> None:
-    """Note what an agent reports on its clock. A new step becomes an event."""
+    """Record an agent's report about its clock. A new step becomes an event."""
     if standing is None or not standing.steps:
         return
     before: dict[str, Any] = machine.heartbeat.get("clock") or {}
@@ -96,7 +98,7 @@ def note_machine(tx: Transaction, machine: MachineRow, standing: ClockStanding |
 
 
 def note_server(tx: Transaction, server: ProcessServerRow, standing: ClockStanding | None, now: int) -> None:
-    """Note what a process server reports on its clock. After a restart it counts from 0."""
+    """Record a process server's report about its clock. After a restart it counts from 0."""
     if standing is None:
         return
     known = server.clock.get("steps", 0)
@@ -126,8 +128,8 @@ def _moments(tx: Transaction) -> list[int]:
 
 
 def _is_older(moment: int, now: int, step: int) -> bool:
-    """Whether ``moment`` was noted by the clock from before a step. After a step back only moments that seem to be of
-    the future show it; one that lay further back stays, and seems younger than it is by no more than the step."""
+    """Return whether ``moment`` was written before the clock's step. After a step back only times in the future are
+    recognised. An earlier one remains, and seems younger than it is by at most the step."""
     return moment <= now - step if step > 0 else moment > now
 
 

@@ -1,7 +1,7 @@
-"""What agents are asked to do: asked for in types, offered to the one run of the agent that may do it, answered.
+"""Commands for agents: typed requests, offered to the one run of the agent that may carry them out, and their results.
 
-A command is offered until its result is noted, so a delivery that was cut off is repeated; the agent carries each out
-once (farshore.mobility.commands). A run that holds an older epoch is offered nothing.
+A command is offered until its result is recorded, so an interrupted delivery is repeated; the agent carries out each
+command once (farshore.mobility.commands). A run with an older epoch is offered nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KINDS = {arguments: kind for kind, arguments in ARGUMENTS.items()}
 
 
 def ask(tx: Transaction, command: str, machine: str, arguments: Arguments, now: int) -> None:
-    """Ask a machine's agent, under an id of the caller's: the same one again asks for nothing new."""
+    """Request something from a machine's agent, under an id of the caller's. Repeating an id requests nothing new."""
     kind = _KINDS[type(arguments)]
     row = CommandRow(
         id=command, machine=machine, kind=kind.value, arguments=_plain(arguments, exclude_none=True), created=now
@@ -42,16 +42,17 @@ def offered(
     tx: Transaction, machine: MachineRow | CommandedMachine, run: str, epoch: int, hardware: str = ""
 ) -> Commands:
     """Return the machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet) and runs on the
-    ``hardware`` with this id ("": it does not say). Raises Fenced for a run whose place another one has taken."""
+    ``hardware`` with this id ("": not reported). Raises Fenced for a run that another one has replaced."""
     if epoch and run != machine.run:
         raise Fenced(
             f"Another run of {machine.name}'s agent has replaced this one.",
             remedy="Stop the agent that should not run, or the clone of the machine.",
         )
-    # At a site: another run is the old source, which has woken, or the recovered machine before it has the stream.
+    # At a site, another run is either the old source, which has restarted, or an earlier recovered machine that has the
+    # stream.
     elsewhere = bool(machine.site) and run != machine.run
     if machine.site and MachineState(machine.state) in FORGETTABLE:
-        # It was migrated. Whoever held the stream last is the old source: only the hardware tells them apart.
+        # It was migrated. The last holder of the stream is the old source: only the hardware distinguishes them.
         elsewhere = not hardware or hardware != machine.owner
     rows = [] if elsewhere else commands.offers(tx, machine.id, MOST_COMMANDS)
     obeys, goes = may_obey(machine), MachineState(machine.state) in FORGETTABLE
@@ -61,14 +62,14 @@ def offered(
 
 
 def may_obey(machine: MachineRow | CommandedMachine) -> bool:
-    """Return whether the machine's agent is to do anything now."""
+    """Return whether the machine's agent may do anything now."""
     state = MachineState(machine.state)
     return machine.protect and state not in ELSEWHERE and state is not MachineState.UNPROTECTED
 
 
 def answer(tx: Transaction, machine: str, command: str, result: CommandResult, now: int) -> CommandStanding:
-    """Note a result; one that was noted already, or comes too late, changes nothing. Raises NotFound for a command of
-    another machine, Malformed for a payload of another kind."""
+    """Record a result. A repeated or late result changes nothing. Raises NotFound for a command of another machine,
+    Malformed for a payload of another kind."""
     row = commands.get(tx, command)
     if row.machine != machine:
         raise NotFound(f"There is no command {command}.", remedy="Request it again.")
@@ -89,8 +90,8 @@ def answer(tx: Transaction, machine: str, command: str, result: CommandResult, n
 
 
 def _shut_out_if_migrated(tx: Transaction, machine: str, now: int) -> None:
-    """Whoever has a certificate of a machine that was migrated needs it no more, however late its agent went. (One that
-    is not migrated is forgotten by the job that asked.)"""
+    """Revoke the certificates of a machine that was migrated, however late its agent was removed. (A machine that is
+    not migrated is deleted by the job that asked.)"""
     found = machines.get(tx, machine)
     if found.site and MachineState(found.state) in FORGETTABLE:
         users.revoke_certificates(tx, "machine", machine, now)

@@ -1,4 +1,4 @@
-"""Which VMware servers a process server is to follow, at the site where both are."""
+"""Decide which VMware servers a process server follows, at the site where both are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from farshore.catalog.tables import VmwareServerRow
 
 
 def orders_of(tx: Transaction, server: str) -> list[DiscoveryOrder]:
-    """Return those of one process server, by its id."""
+    """Return the orders of one process server, by its id."""
     return [DiscoveryOrder(name=row.name, mark=mark_of(row)) for row in vmware.followed_through(tx, server)]
 
 

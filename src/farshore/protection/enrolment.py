@@ -1,7 +1,7 @@
-"""A machine becomes known: it trades a one-time token for an identity.
+"""Enrol a machine: it exchanges a one-time token for an identity.
 
-In: the token and the machine's description of itself. Out: its row in the catalog. The certificate is signed by the
-caller, in the same transaction, so that a token is spent exactly when an identity was given for it.
+In: the token and the machine's description of itself. Out: its row in the catalog. The caller signs the certificate in
+the same transaction, so a token is spent exactly when an identity was given for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class NewToken:
-    """``secret`` is shown to its creator and kept nowhere."""
+    """``secret`` is shown to its creator and not stored."""
 
     id: str
     secret: str
@@ -33,7 +33,7 @@ class NewToken:
 
 
 def issue(tx: Transaction, row: TokenRow, creator: str, now: int, valid_seconds: int) -> NewToken:
-    """Store a token that opens what ``row`` says; its id, digest and times are filled in here."""
+    """Store a token for the purpose in ``row``; its id, digest and times are filled in here."""
     token = NewToken(new_id(), secrets.token_urlsafe(TOKEN_BYTES), now + valid_seconds * SECOND)
     row.id, row.digest = token.id, tokens.digest(token.secret)
     row.created, row.created_by, row.expires = now, creator, token.expires
@@ -54,7 +54,7 @@ def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int)
         kind="token.created",
         actor=creator,
         subject=subject,
-        message="Enrolment token made.",
+        message="Enrolment token created.",
         detail=made({**fields_of(row, ("name", "policy", "protect", "machine")), "expires": token.expires}),
     )
     return token
@@ -63,8 +63,7 @@ def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int)
 def enrol(tx: Transaction, token: str, description: Description, now: int) -> MachineRow:
     """Spend the token for a machine's identity: a new one, or the one that the token is bound to.
 
-    Raises Unauthenticated for a token that is no good, Malformed for a description that contradicts itself.
-    """
+    Raises Unauthenticated for an invalid token, Malformed for a description that contradicts itself."""
     check_description(description)
     spent = tokens.spend(tx, token, now)
     if spent.process_server:
@@ -105,7 +104,7 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
 
 
 def check_description(description: Description) -> None:
-    """Raise Malformed if a description cannot be true."""
+    """Raise Malformed if a description is impossible."""
     numbers = [disk.number for disk in description.disks]
     if len(set(numbers)) != len(numbers) or any(not 0 <= number < 65535 for number in numbers):
         raise Malformed(

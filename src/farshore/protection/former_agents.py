@@ -1,6 +1,6 @@
-"""Commands for agents of earlier releases, which take them with the answer to a heartbeat and answer in the next one.
+"""Commands for agents of earlier releases, which receive them in the answer to a heartbeat and answer in the next one.
 
-So an agent of an earlier release goes on working, and can be upgraded.
+With this, an agent of an earlier release continues to work and can be upgraded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _TOO_OLD: dict[str, object] = {
 
 
 def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[FormerCommand]:
-    """Return the machine's open commands in the form of those agents. ``proves``: it knows that kind. That they cannot
-    shut their machine down is answered for them: somebody waits for it."""
+    """Return the machine's open commands in the form for those agents. ``proves``: it knows that kind. Such an agent
+    cannot shut its machine down; that is answered here for it, because somebody waits for the answer."""
     waiting = commands.open_commands(tx, machine)
     for row in waiting:
         if row.kind == CommandKind.SHUT_DOWN.value:
@@ -34,7 +34,7 @@ def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[Form
 
 
 def former_answer(desired: Desired) -> dict[str, object]:
-    """Return the answer to the heartbeat of such an agent: it refuses one that has a field which it does not know."""
+    """Return the answer to the heartbeat of such an agent. It refuses an answer with a field that it does not know."""
     fields = desired.model_dump(mode="json", exclude={"proof_pace", "asked_rpo"})
     for command in fields["commands"]:
         if command["kind"] != CommandKind.PROVE.value:
@@ -43,9 +43,9 @@ def former_answer(desired: Desired) -> dict[str, object]:
 
 
 def note_results(tx: Transaction, machine: str, results: Collection[FormerResult], now: int) -> None:
-    """Note what such an agent answered; unknown ids, and results that come too late, change nothing."""
+    """Record the answers of such an agent; unknown ids, and late results, change nothing."""
     if not results:
-        return  # as nearly every heartbeat: nothing is asked of the catalog then
+        return  # as in nearly every heartbeat: then the catalog is not read
     waiting = {row.id: row for row in commands.open_commands(tx, machine)}
     for result in results:
         row = waiting.pop(result.id, None)

@@ -1,7 +1,7 @@
-"""Who may send a machine's stream: opens epochs and fences the ones before.
+"""Decide who may send a machine's stream: open epochs and fence earlier ones.
 
-One write transaction decides; see farshore.catalog.epochs. The kind that an agent asks for is a wish: an epoch may only
-build on one whose state is known to be whole, so a HEAL may become a RESYNC, and a RESYNC an INITIAL.
+One write transaction decides; see farshore.catalog.epochs. The kind that an agent asks for is only a wish. An epoch may
+only build on one whose state is known to be complete, so a HEAL may become a RESYNC, and a RESYNC an INITIAL.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from farshore.model.states import MachineState
 from farshore.protection.enrolment import check_description
 
 ELSEWHERE = frozenset({MachineState.FAILING_OVER, MachineState.FAILED_OVER, MachineState.COMMITTED})
-"""States in which another site runs the machine, or is about to."""
+"""States in which another site runs the machine, or will soon."""
 
 SUCCEEDED = "a new epoch was granted"
-"""Why an epoch was closed that its own agent went on from."""
+"""Why an epoch was closed whose own agent opened the next one."""
 
 
 class Domain(NamedTuple):
@@ -39,8 +39,8 @@ INSTALLATION = Domain()
 
 @dataclass(frozen=True)
 class Basis:
-    """What an epoch will be, and what it stands on; ``parent`` None: on nothing. ``exact``: whatever the parent has
-    after that position."""
+    """The kind of an epoch, and its parent; ``parent`` None: it has none. ``exact``: even if the parent has more after
+    that position."""
 
     kind: EpochKind
     parent: Position | None
@@ -48,7 +48,7 @@ class Basis:
 
 
 def domain_name(tx: Transaction, machine: MachineRow) -> str:
-    """Return the deduplication domain that a machine's next epoch is to be in, by its policy."""
+    """Return the deduplication domain of a machine's next epoch, by its policy."""
     return deduplication_domain(policies.get(tx, machine.policy).deduplication, machine.id)
 
 
@@ -60,12 +60,11 @@ def grant(
     now: int,
     domain: Domain = INSTALLATION,
 ) -> EpochRow:
-    """Open the next epoch for this run of the agent; whoever held one before is fenced. ``domain`` must be the one that
-    the policy asks for; TryLater says that it is not any more.
+    """Open the next epoch for this run of the agent, and fence the holder of the one before. ``domain`` must be the
+    policy's; TryLater means that the policy has changed.
 
-    Raises Fenced where another site runs this machine or the request comes from other hardware, WrongState where the
-    machine is not to be protected, Malformed for an impossible description.
-    """
+    Raises Fenced if another site runs this machine or the request comes from other hardware, WrongState if the machine
+    should not be protected, Malformed for an impossible description."""
     _check_allowed(machine, request)
     check_description(request.description)
     if domain.name != domain_name(tx, machine):
@@ -109,11 +108,10 @@ def grant(
 
 
 def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest, domain: Domain = INSTALLATION) -> Basis:
-    """Return what the new epoch may build on: never on one of another deduplication domain, whose chunks it would
+    """Return what the new epoch may build on: never an epoch of another deduplication domain, whose chunks it would
     share.
 
-    After a failover that is the position which was chosen for it, until an epoch of the new line is consistent.
-    """
+    After a failover this is the position that was chosen for it, until an epoch of the new line is consistent."""
     whole = epochs.newest_consistent(tx, machine.id)
     if whole is not None and machine.line_epoch and whole.epoch <= machine.line_after:
         return _beginning_of_line(tx, machine, request, domain)
@@ -133,7 +131,7 @@ def _beginning_of_line(tx: Transaction, machine: MachineRow, request: EpochReque
 
 
 def fence(tx: Transaction, machine: MachineRow, now: int, reason: str) -> None:
-    """Fence a machine: nobody may send its stream until an epoch is granted again."""
+    """Fence a machine: nobody may send its stream until another epoch is granted."""
     epochs.close_open(tx, MachineId(machine.id), now, reason)
     commands.abandon(tx, MachineId(machine.id), now, reason)
 
@@ -143,13 +141,13 @@ def check_open(row: EpochRow) -> None:
     if row.closed:
         raise Fenced(
             f"Epoch {row.epoch} of machine {row.machine} is closed: {row.close_reason}.",
-            remedy="The agent asks the configuration server by itself.",
+            remedy="The agent asks the configuration server automatically.",
         )
 
 
 def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardware: str) -> bool:
-    """Return whether a process server may still take an epoch's stream: what `check_stream` says, without the reason.
-    ``hardware``: the id of the epoch's sender."""
+    """Return whether a process server may still accept an epoch's stream: the result of `check_stream`, without the
+    reason. ``hardware``: the id of the epoch's sender."""
     try:
         _check_stream(tx, machine, epoch, hardware)
     except Fenced:
@@ -158,8 +156,8 @@ def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardware: s
 
 
 def check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> None:
-    """Raise Fenced where an epoch is closed, its sender does not own the machine's stream, or its copy, which is not
-    complete, would share chunks with others than the policy says."""
+    """Raise Fenced if an epoch is closed, if its sender does not own the machine's stream, or if its copy is incomplete
+    and would share chunks with other machines than the policy allows."""
     _check_stream(tx, machine, epoch, epochs.hardware_of(epoch))
 
 
@@ -169,12 +167,12 @@ def _check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardwar
     if not epoch.consistent and epoch.domain_name != domain_name(tx, machine):
         raise Fenced(
             f"Machine {machine.id} has another deduplication domain than when its epoch {epoch.epoch} began.",
-            remedy="The agent requests a new epoch by itself.",
+            remedy="The agent requests a new epoch automatically.",
         )
 
 
 def policy_rpo(tx: Transaction, machine: MachineRow) -> float:
-    """Return the seconds that the newest stored state of a machine may be old, as its policy asks."""
+    """Return the maximum age of a machine's newest stored state that its policy asks for, in seconds."""
     return rpo_of(policies.get(tx, machine.policy))
 
 
@@ -186,9 +184,8 @@ def rpo_of(policy: PolicyRow) -> float:
 def check_owner(machine: MachineRow, hardware_id: str) -> None:
     """Raise Fenced unless the instance with this hardware id ("": it has none) owns the machine's stream.
 
-    Where a recovery site runs the machine, only that instance does, and nobody if its id is unknown: the old source may
-    wake at any time, with the same disks and the same certificate.
-    """
+    If a recovery site runs the machine, only that instance owns it, and nobody if its id is unknown: the old source may
+    start at any time, with the same disks and the same certificate."""
     if machine.site:
         if not machine.owner or hardware_id != machine.owner:
             raise Fenced(
@@ -225,9 +222,9 @@ def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
 
 
 def _may_heal(tx: Transaction, machine: MachineRow, whole: EpochRow, request: EpochRequest) -> bool:
-    """Whether the agent's bitmap can still tell all that changed since ``parent``: the same run has captured without a
-    break, through ``whole`` and any heals of it that were not finished. Disks may have come, gone or changed size: the
-    process server does not call the epoch whole before what is new of them was copied."""
+    """Return whether the agent's bitmap still contains all changes since ``parent``: the same run has captured without
+    a break, through ``whole`` and any unfinished heals of it. Disks may have been added, removed or resized: the
+    process server does not report the epoch as complete before their new parts are copied."""
     if whole.epoch != request.parent_epoch or request.parent_sequence < whole.consistent_from:
         return False
     since = [row for row in epochs.history(tx, machine.id) if row.epoch > whole.epoch]

@@ -1,7 +1,7 @@
-"""What agents report, and how they are to be: observed state in, desired state out. (What they are asked to do once is
-a command, see commands.py.)
+"""Process the agents' heartbeats: observed state in, desired state out. (One-time requests are commands, see
+commands.py.)
 
-The agent closes the gap between the two by itself; nothing here waits for it.
+The agent itself closes the gap between the two; nothing here waits for it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from farshore.protection.granting import ELSEWHERE, policy_rpo
 from farshore.protection.watch import CLOCK_SECONDS, SECOND, disk_names
 
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
-"""States that end with an epoch that is whole."""
+"""States that end with a complete epoch."""
 EVERY = 10.0
-"""Seconds between two heartbeats of a machine that is protected. Of all others something is under way that somebody
-follows: they report as Desired says by itself."""
+"""Seconds between two heartbeats of a protected machine. For all others an operation is in progress that somebody
+follows: they report as often as Desired says by default."""
 
 
 def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int, every: float = EVERY) -> Desired:
-    """Note what an agent says and answer what should be.
+    """Record an agent's report and return the desired state.
 
-    A run of the agent that holds an older epoch is told to stand by, and leaves no trace: another run, or another
-    site, has taken its place. Nor does a run that was granted nothing, of a machine that a recovery site runs.
-    """
+    A run of the agent that holds an older epoch is told to stand by, and nothing is recorded: another run, or another
+    site, has replaced it. The same applies to a run without an epoch, of a machine that a recovery site runs."""
     if heartbeat.epoch and heartbeat.run != machine.run:
         return Desired(protect=False, standby=True)
     if machine.site and heartbeat.run != machine.run:
-        # The old source, which has woken, or the recovered machine, which asks for the stream next: granting tells.
+        # The old source, which has restarted, or the recovered machine, which asks for the stream next: granting
+        # decides.
         return desired(tx, machine, now)
     note_results(tx, machine.id, heartbeat.results, now)
     _note_mode(tx, machine, heartbeat, now)
@@ -45,7 +45,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     _note_proof(tx, machine, heartbeat, now)
     clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
     if machine.clock_stepped and now - machine.clock_stepped >= CLOCK_SECONDS * SECOND:
-        machine.clock_stepped = 0  # no alert tells of it any more, so the watch need not read it
+        machine.clock_stepped = 0  # no alert needs it any longer, so the watch need not read it
     seen = heartbeat.model_dump(mode="json", exclude={"results"})
     seen["warnings"] = seen["warnings"][:MOST_WARNINGS]
     if heartbeat.findings is None:
@@ -65,7 +65,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
 def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
     """Return what a machine's agent should be doing."""
     state = MachineState(machine.state)
-    if state in ELSEWHERE or (state is MachineState.UNPROTECTED and machine.site):  # the latter: it was migrated
+    if state in ELSEWHERE or (state is MachineState.UNPROTECTED and machine.site):  # in the latter case it was migrated
         return Desired(protect=False, standby=True)
     if not machine.protect or state is MachineState.UNPROTECTED:
         return Desired(protect=False)
@@ -85,7 +85,8 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
 
 
 def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
-    """A machine whose copy differs is not protected until that is healed and proven."""
+    """Update the state of a machine whose copy differs: it is not protected until the difference is healed and
+    proven."""
     if heartbeat.proof is not None:
         _note_unjudged(tx, machine, heartbeat.proof, now)
     if heartbeat.epoch != machine.epoch or not heartbeat.epoch:
@@ -102,7 +103,7 @@ def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now:
         epoch = epochs.get(tx, machine.id, machine.epoch)
         if epoch.closed or not epoch.consistent:
             return
-        # Whoever reported that the epoch is whole may have been held off by a difference: see reports.
+        # A difference may have delayed the report that the epoch is complete: see reports.
         machines.set_state(machine, MachineState.PROTECTED)
         what = "its copy is proven equal again" if copy_differs(machine) else "nothing of its copy is known to differ"
         kind, severity = "machine.protected", Severity.INFORMATION
@@ -120,7 +121,7 @@ def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now:
 
 
 def _note_unjudged(tx: Transaction, machine: MachineRow, proof: ProofStanding, now: int) -> None:
-    """Nobody can tell any more why they differed: that is said, and no alert is raised."""
+    """Record differences whose cause can no longer be found, without an alert."""
     before = machine.heartbeat.get("proof")
     more = proof.unjudged - (before.get("unjudged", 0) if before else proof.unjudged)
     if more <= 0:
@@ -132,25 +133,25 @@ def _note_unjudged(tx: Transaction, machine: MachineRow, proof: ProofStanding, n
         actor=f"machine/{machine.id}",
         subject=f"machine/{machine.id}",
         severity=Severity.WARNING,
-        message=f"{machine.name}: {more} chunks of its copy differed when an epoch ended, and are equal since. A write "
-        "in flight may have been the reason, or a fault, which older points then have.",
+        message=f"{machine.name}: {more} chunks of its copy differed when an epoch ended; they are equal now. The "
+        "cause was a write in flight, or a fault that older points then contain.",
     )
 
 
 def copy_differs(machine: MachineRow) -> bool:
-    """Return whether the machine's last report told of chunks that differ and are not proven equal again."""
+    """Return whether the machine's last report has chunks that differ and are not proven equal again."""
     return bool((machine.heartbeat.get("proof") or {}).get("differing"))
 
 
 def _note_commands(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
-    """Programs sent commands straight to a disk: that cost a comparison of all of it, and somebody should know why."""
+    """Report commands that programs sent straight to a disk: each cost a comparison of the whole disk."""
     before = {one["disk"]: one.get("commands", 0) for one in machine.heartbeat.get("accounts", [])}
     for account in heartbeat.accounts:
         if not account.commands:
             continue
         known = before.get(account.disk, 0)
         disk = disk_names(machine, [account.disk])[0]
-        # Fewer than before: the capture has begun anew since.
+        # Fewer than before: the capture has restarted since.
         more = account.commands - known if account.commands >= known else account.commands
         if not more:
             continue

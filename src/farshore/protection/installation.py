@@ -1,4 +1,4 @@
-"""The port between the push job and whoever installs a mobility service on a machine, by SSH or by guest operations."""
+"""The port between the push job and the installers of the mobility service, by SSH or by guest operations."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Reporter = Callable[[float, str], None]
-"""Told how far the installation is: 0…1, and what is being done."""
+"""Receives the progress, 0…1, and a text."""
 
 
 @dataclass(frozen=True)
 class JumpHost:
-    """A host in between, which the same user name or ``user`` enters by the same key or password.
-    ``host_key_fingerprint`` as for the target; ``seen`` hears which key it showed."""
+    """A host in between. ``user``, or the same user name, logs in there with the same key or password.
+    ``host_key_fingerprint`` as for the target; ``seen`` receives the key that the host showed."""
 
     host: str
     port: int
@@ -23,13 +23,14 @@ class JumpHost:
 
 @dataclass(frozen=True, kw_only=True)
 class SshTarget:
-    """A machine to log in to. ``host_key_fingerprint`` (``SHA256:…``) pins the host; empty trusts the first contact."""
+    """A machine to log in to. ``host_key_fingerprint`` (``SHA256:…``) pins the host's key; if empty, the key of first
+    contact is trusted."""
 
     host: str
     port: int
     user: str
     private_key: str = field(repr=False)
-    """Empty: the user logs in by password, or by an agent."""
+    """Empty: the user logs in with a password, or with an SSH agent."""
     host_key_fingerprint: str
     agent: str = ""
     """Path of an SSH agent's socket, whose keys are tried."""
@@ -39,7 +40,7 @@ class SshTarget:
 
 @dataclass(frozen=True)
 class GuestPlace:
-    """A machine at a VMware server that is followed: the server's name, and the machine's id there."""
+    """A machine at a followed VMware server: the server's name, and the machine's id there."""
 
     server: str
     machine: str
@@ -47,31 +48,32 @@ class GuestPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class PushTarget(SshTarget):
-    """A machine to bring in. ``server_url`` is where it reaches the configuration server, ``disks`` device paths
-    (empty: all)."""
+    """A machine to install on. ``server_url`` is the address at which it reaches the configuration server, ``disks``
+    are device paths (empty: all)."""
 
     token: str = field(repr=False)
     server_url: str
     authority_fingerprint: str
     release_key: str
-    """Public half, in hex: SSH brings it to machines that enrolled before there was one."""
+    """Public half, in hex: SSH brings it to machines that enrolled before there was a release key."""
     disks: tuple[str, ...] = ()
     guest: GuestPlace | None = None
-    """It is reached by guest operations of its VMware server, not by SSH; ``host`` is its name then."""
+    """If set, the machine is reached by guest operations of its VMware server, not by SSH; ``host`` is then its
+    name."""
 
 
 Installer = Callable[[PushTarget, Reporter], str]
-"""Install, enrol, start; return the fingerprint of the host's key. Repeating it on the same host ends the same way;
-a machine that is enrolled already keeps its identity and leaves the token unused."""
+"""Install, enrol, start; return the fingerprint of the host's key. Repeating it on the same host has the same result; a
+machine that is already enrolled keeps its identity and leaves the token unused."""
 
 
 @dataclass(frozen=True)
 class TakenOff:
-    """``fingerprint`` of the host's key; ``stays``: places that are still there, each with what is in them."""
+    """``fingerprint`` of the host's key; ``stays``: remaining places, each with its content."""
 
     fingerprint: str
     stays: tuple[str, ...]
 
 
 Remover = Callable[[SshTarget, str, Reporter], TakenOff]
-"""Take the agent of the machine with that id off the host. Raises Refused where another machine's agent is there."""
+"""Remove the agent of the machine with that id from the host. Raises Refused for the agent of another machine."""

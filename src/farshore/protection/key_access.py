@@ -1,10 +1,10 @@
-"""Which keys of the vault a process server may have: those of what it serves or served, and no others. And whether it
-has anything to do with a machine at all.
+"""Decide which keys of the vault a process server may have: only those of machines that it serves or served. The same
+decides whether it may report about a machine at all.
 
-It needs a machine's key to store what it has acknowledged, also after the machine has gone elsewhere or its epoch is
-closed, so the epochs decide: each names the servers that took it. What was given is noted in ``key_grants``, which
-outlives the machine's rows: a spool may hold what was acknowledged of a machine that was deleted since, and `farshore
-process-server show` tells what a stolen server opens.
+A server needs a machine's key to store what it has acknowledged, even after the machine moved or its epoch was closed.
+So the epochs decide: each names the servers that received it. Keys that were given are recorded in ``key_grants``,
+which outlive the machine's rows: a spool may hold acknowledged data of a machine that was deleted since, and `farshore
+process-server show` lists what a stolen server opens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from farshore.protection.overstepping import note_foreign
 
 
 def domains(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -> list[int] | None:
-    """Return the deduplication domains whose keys go with the machine's own. None, noted and raised as an alert, where
-    the server has nothing to do with the machine. Raises NotFound for one that was never heard of."""
+    """Return the deduplication domains whose keys are given with the machine's own. Return None, and raise an alert, if
+    the server has no relation to the machine. Raises NotFound for an unknown machine."""
     served = _served(tx, server, machine)
     row = tx.get(MachineRow, machine)
     given = key_grants.find(tx, machine, server.id)
@@ -35,20 +35,20 @@ def domains(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -
 
 
 def note_stranger(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -> None:
-    """A server asked for a stream that it may not take. Note that, and raise an alert, unless it takes part in the
-    machine's moves: then its agent may just not have heard of one."""
+    """Record that a server asked for a stream that it may not receive, and raise an alert. Exception: the server takes
+    part in the machine's moves, so its agent may just not know of one."""
     row = tx.get(MachineRow, machine)
     if row is not None and server.id not in (row.process_server, row.moving_to) and not _served(tx, server, machine):
         note_foreign(tx, server, {row.name}, now, "asked for the streams of")
 
 
 def _served(tx: Transaction, server: ProcessServerRow, machine: str) -> list[EpochRow]:
-    """The epochs of a machine that a server takes or took."""
+    """Return the epochs of a machine that a server receives or received."""
     return [row for row in epochs.history(tx, machine) if server.id in (row.process_server, *row.served_before)]
 
 
 def refusal(machine: str) -> Forbidden:
-    """Return what a process server hears that may not have a machine's keys."""
+    """Return the error for a process server that may not have a machine's keys."""
     return Forbidden(
         f"This process server does not serve machine {machine} and never did.",
         remedy="Find its process server with `farshore machine show`.",

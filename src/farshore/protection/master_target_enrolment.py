@@ -1,6 +1,6 @@
-"""Another master target becomes known: an operator invites it, it trades its one-time token for an identity.
+"""Enrol another master target: an operator invites it, and it exchanges its one-time token for an identity.
 
-It listens nowhere, so its certificate names no host and passes for no server.
+It does not listen on a port, so its certificate names no host and cannot be used as a server's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KIND = "master-target"
 
 
 def invite(tx: Transaction, request: MasterTargetAddition, creator: str, now: int) -> tuple[MasterTargetRow, NewToken]:
-    """Return a row for it and a token with which it may enrol. Raises WrongState if the name is taken."""
+    """Return its row and a token with which it may enrol. Raises WrongState if the name is taken."""
     row = MasterTargetRow(id=new_id(), name=request.name)
     master_targets.invite(tx, row)
     opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, master_target=row.id)
@@ -44,8 +44,8 @@ def enrol(tx: Transaction, token: str, now: int) -> MasterTargetRow:
 
 
 def revoke(tx: Transaction, row: MasterTargetRow, actor: str, now: int) -> None:
-    """Shut a master target out: it hears nothing more and is given no keys. What it was to do waits for it no longer
-    than its failback does."""
+    """Revoke a master target: it gets no more answers and no keys. Its errands wait for it no longer than their
+    failback does."""
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_master_target(tx, row.id)
     details = changed({"revoked": row.revoked}, {"revoked": True})
@@ -54,7 +54,7 @@ def revoke(tx: Transaction, row: MasterTargetRow, actor: str, now: int) -> None:
 
 
 def remove(tx: Transaction, row: MasterTargetRow, actor: str, now: int) -> None:
-    """Forget a master target; its certificates open nothing from now on. Raises WrongState for the one that ``farshore
+    """Delete a master target; its certificates open nothing from now on. Raises WrongState for the one that ``farshore
     up`` runs, and while a failback waits for it."""
     if row.own:
         raise WrongState(

@@ -1,11 +1,11 @@
-"""Keeps in the vault what only the catalog holds, so that the loss of this server is not the loss of all that.
+"""Keep a copy of the catalog in the vault, so that the loss of this server does not lose it.
 
-In: what commits changed (farshore.catalog.records), and the files that go along. Out: records of the vault, one for a
-kind, or for each part of one that grows with the fleet, written when it differs from the one before. Nothing is
-written, and nothing read, while nothing changes; a change costs the part that it is in.
+In: the changes of commits (farshore.catalog.records), and the files that belong to them. Out: records of the vault, one
+for each kind, or for each part of a kind that grows with the number of machines; a record is written when it differs
+from the one before. Nothing is written or read while nothing changes; a change costs one part.
 
-A record is put after all that is older was: whoever takes over finds a state that was the catalog's at one moment, part
-by part. Between the commit of a change and its record lie a second or two, or as long as the store is away.
+A record is written after all older changes: an installation that takes over finds a state that the catalog had at one
+moment, part by part. A change reaches its record in one or two seconds, or when the store is reachable again.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ FILES = "keys"
 """Kind of the record that holds the files of the installation, its authority and keys among them."""
 PACE = 2.0
 AUDIT_PACE = 60.0
-"""Seconds between two records of a kind. Strangers who are refused are in the audit log, too: their number must not
-decide how often something is put."""
+"""Seconds between two records of a kind. Refused strangers are also in the audit log: their number must not decide how
+often a record is written."""
 LOOK_AT_ALL_EVERY = 3600.0
-"""What another server of the same catalog changed, it writes itself. This is for what no commit of ours told of."""
+"""Changes of other servers of the same catalog are written by those servers. This catches changes that no commit of
+ours reported."""
 PARTS = 64
-"""Into which a kind that grows with the fleet is divided: 16 machines in each where there are 1,000."""
+"""The number of parts of a kind that grows with the number of machines: 16 machines in each if there are 1,000."""
 _SHARE = 20
-"""What takes long to write is written so much less often."""
+"""A record that takes long to write is written less often, by this factor."""
 _TRIES = 5
 _WHOLE = PARTS
-"""Sorts behind the parts: the record that speaks of them comes after them."""
+"""Sorts after the parts: the record that lists them comes after them."""
 
 
 class _Place(NamedTuple):
@@ -58,8 +59,8 @@ class _Place(NamedTuple):
 
 @dataclass
 class _Standing:
-    """What was written last of one place. ``digest``: of its rows, "" if it has to be written whatever they are, None
-    if the record has to be read for it."""
+    """The last written version of one place. ``digest``: of its rows; "" if it must be written whatever they are; None
+    if the record must be read to know it."""
 
     version: int = 0
     digest: Optional[str] = ""
@@ -67,7 +68,7 @@ class _Standing:
 
 
 class Mirror:
-    """One round at each call of ``round``, by one thread. ``files``: the rows of FILES."""
+    """Each call of ``round`` is one round, by one thread. ``files``: the rows of FILES."""
 
     def __init__(
         self, catalog: Catalog, vault: Vault, generation: int, clock: Clock, files: Callable[[], Sequence[Row]]
@@ -77,7 +78,7 @@ class Mirror:
         self._standings: dict[_Place, _Standing] | None = None
         self._order = {kind: number for number, kind in enumerate((*KINDS, AUDIT, FILES))}
         self._values: dict[_Place, set[str]] = defaultdict(set)
-        """By part: the values of the dividing column that its rows have."""
+        """By part: the values of the dividing column in its rows."""
         self._due: set[_Place] = set()
         self._heard = set(self._order)
         self._looked = clock.monotonic()
@@ -89,7 +90,7 @@ class Mirror:
             self._heard |= subjects
 
     def round(self) -> None:
-        """Write what has changed. Raises the store's errors, Displaced; what was not written is tried again."""
+        """Write what has changed. Raises the store's errors, Displaced; what was not written is retried."""
         now = self._clock.monotonic()
         if now - self._looked >= LOOK_AT_ALL_EVERY:
             self.heard(frozenset(self._order))
@@ -105,7 +106,7 @@ class Mirror:
         self._take_note()
         for place in sorted(self._due, key=lambda one: (self._order[one.kind], one.part)):
             if now >= self._standing(place).not_before:
-                self._due.discard(place)  # before it is read: what changes meanwhile is read again
+                self._due.discard(place)  # before it is read: later changes are read again
                 try:
                     self._bring_up_to_date(place)
                 except BaseException:
@@ -113,7 +114,7 @@ class Mirror:
                     raise
 
     def _take_note(self) -> None:
-        """Find the places of what was heard."""
+        """Find the places of the noted changes."""
         with self._lock:
             heard, self._heard = self._heard, set()
         try:
@@ -158,10 +159,11 @@ class Mirror:
                 pace = max(AUDIT_PACE if place.kind == AUDIT else PACE, _SHARE * (self._clock.monotonic() - began))
                 self._keep(place, _Standing(name.version, digest, self._clock.monotonic() + pace))
                 return
-            # Another server of this installation was quicker: it may have read the catalog before our change.
+            # Another server of this installation was faster: it may have read the catalog before our change.
             self._look_again(place)
         raise TryLater(
-            f"The record of {place.kind} in the vault is being changed by others.", remedy="It is retried by itself."
+            f"The record of {place.kind} in the vault is being changed by others.",
+            remedy="This is retried automatically.",
         )
 
     def _write(self, name: RecordName, rows: Sequence[Row] | None) -> bool:
@@ -182,7 +184,7 @@ class Mirror:
 
     def _standing(self, place: _Place) -> _Standing:
         assert self._standings is not None
-        # No record at all is as good as a part without rows.
+        # A missing record is equal to a part without rows.
         return self._standings.get(place) or _Standing(digest="" if place.part == _WHOLE else _digest([]))
 
     def _keep(self, place: _Place, standing: _Standing) -> None:
@@ -190,7 +192,7 @@ class Mirror:
         self._standings[place] = standing
 
     def _read_standing(self, place: _Place) -> _Standing:
-        """How the place stands, with a digest."""
+        """Return the state of the place, with a digest."""
         for _ in range(_TRIES):
             standing = self._standing(place)
             if standing.digest is not None:
@@ -202,11 +204,12 @@ class Mirror:
                 self._look_again(place)
                 continue
             if place.part != _WHOLE:
-                self._values[place] |= _values(place.kind, record.rows)  # what another server added is kept
+                self._values[place] |= _values(place.kind, record.rows)  # keep what another server added
             standing.digest = str(record.parts) if record.parts else _digest(record.rows)
             self._keep(place, standing)
         raise TryLater(
-            f"The record of {place.kind} in the vault is being changed by others.", remedy="It is retried by itself."
+            f"The record of {place.kind} in the vault is being changed by others.",
+            remedy="This is retried automatically.",
         )
 
     def _look_again(self, place: _Place) -> None:
@@ -217,7 +220,7 @@ class Mirror:
             self._standings.pop(place, None)
 
     def _found(self, name: RecordName) -> None:
-        """Note a record that counts. One of another generation is replaced, even by one without rows."""
+        """Note a valid record. One of another generation is replaced, even by one without rows."""
         if name.kind in self._order and name.parts in (0, PARTS):
             mine = name.generation == self._generation
             place = _Place(name.kind, name.part if name.parts else _WHOLE)
@@ -229,7 +232,7 @@ class Mirror:
 
 
 def part_of(value: str) -> int:
-    """Return the part of its kind in which rows with this value are. All servers of an installation must agree."""
+    """Return the part of its kind for rows with this value. All servers of an installation must agree."""
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()[0] % PARTS
 
 

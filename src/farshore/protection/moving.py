@@ -1,13 +1,13 @@
-"""Machines move from one process server to another: when theirs dies, is drained, or the operator chose another.
+"""Move machines from one process server to another: when their server dies, is drained, or the operator chose another.
 
-From a server that lives, a machine moves with nothing to copy: the server takes no more of its stream, stores what it
-has, and says so (``released``); only then the machine is told to go on elsewhere, in the same epoch, at the very next
-record. A dead server's machines are sent elsewhere at once. What it had acknowledged and not stored is missing there;
-the new server sees from the vault where the stream ends, the agent sees that this is not where it was, and repeats
-what it still has or resyncs by hash. Should the dead one come back, it stores what its spool holds: a record has the
-same bytes wherever it lies, and an epoch that was left behind only gets longer.
+From a living server a machine moves without copying: the server stops receiving its stream, stores what it has, and
+reports that (``released``). Only then is the machine told to continue at the other server, in the same epoch, at the
+very next record. A dead server's machines are moved at once. Data that it had acknowledged and not stored is missing
+there. The new server sees in the vault where the stream ends, the agent sees that this is not where it was, and repeats
+what it still has or resyncs by hash. If the dead server returns, it stores what its spool holds: a record has the same
+bytes wherever it is, and an epoch that was left behind only gets longer.
 
-``decide`` is pure. Relies on: one transaction for each decision, so that no server takes a stream that another has.
+``decide`` is pure. Relies on: one transaction for each decision, so that no two servers receive one stream.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from farshore.protection.assignment import preferred, takes_machines
 
 @dataclass(frozen=True)
 class Move:
-    """``at_once``: without a hand-over. ``target`` None: what was begun is called off."""
+    """``at_once``: without a hand-over. ``target`` None: the move in progress is cancelled."""
 
     machine: str
     target: str | None
@@ -37,7 +37,7 @@ class Move:
 
 
 def may_move(tx: Transaction, servers: Sequence[ProcessServerRow], dead: Collection[str]) -> bool:
-    """Return whether ``decide`` can find anything: no, at little cost, while machines are where they should be."""
+    """Return whether ``decide`` can find anything. This is cheap, and False while machines are where they should be."""
     return machines.some_may_move(tx, sorted({one.id for one in servers if one.draining} | set(dead)))
 
 
@@ -48,7 +48,7 @@ def decide(
     dead: Collection[str],
     now: int,
 ) -> list[Move]:
-    """Return what is to be done now. ``streaming``: machines with an open epoch; ``dead``: servers given up."""
+    """Return the moves to make now. ``streaming``: machines with an open epoch; ``dead``: servers given up."""
     by_id = {server.id: server for server in servers}
     counts = dict.fromkeys(by_id, 0)
     for machine in all_machines:
@@ -74,7 +74,7 @@ def decide(
             continue
         at_once = here.id in dead or machine.id not in streaming
         if here.store_trouble and not at_once:
-            continue  # a hand-over would hold the stream up until the store works again; the spool absorbs it meanwhile
+            continue  # a hand-over would stop the stream until the store works again; meanwhile the spool absorbs it
         if at_once or target.id != machine.moving_to:
             counts[target.id] = counts.get(target.id, 0) + 1
             found.append(Move(machine.id, target.id, at_once, reason))
@@ -82,7 +82,7 @@ def decide(
 
 
 def carry_out(tx: Transaction, move: Move, now: int) -> None:
-    """Do it, unless somebody came first."""
+    """Make the move, unless another transaction came first."""
     machine = machines.get(tx, move.machine)
     if move.target is None:
         machine.moving_to = ""
@@ -97,18 +97,18 @@ def carry_out(tx: Transaction, move: Move, now: int) -> None:
 
 
 def check_assigned(tx: Transaction, machine: str, server: str) -> None:
-    """Raise Moved where this process server is not the one that takes the machine's stream."""
+    """Raise Moved if this process server is not the one that receives the machine's stream."""
     row = machines.get(tx, machine)
     if row.process_server != server or row.moving_to:
         raise Moved(
-            f"{row.name} sends to another process server, or will in a moment.",
+            f"{row.name} sends to another process server, or will soon.",
             remedy="The agent learns of it with its next heartbeat.",
             after=1,
         )
 
 
 def is_released(tx: Transaction, server: ProcessServerRow, stream: StreamName, now: int) -> None:
-    """Let a machine continue at its new process server, as the old one has released and stored its stream."""
+    """Let a machine continue at its new process server if the old one has released and stored its stream."""
     found = tx.get(MachineRow, stream.machine)
     if found is None or found.process_server != server.id or not found.moving_to or found.epoch != stream.epoch:
         return
@@ -122,7 +122,7 @@ def to_release(
     named: Collection[tuple[str, int]],
     known: Mapping[str, MachineRow] = MappingProxyType({}),
 ) -> list[StreamName]:
-    """Return the streams that a server must take no more of: of those ``named``, what goes elsewhere, and what is to.
+    """Return the streams that a server must stop receiving: of those ``named``, the ones that go elsewhere or will go.
     ``known``: rows that this transaction holds, by id."""
     found = {(row.id, row.epoch) for row in machines.moving_from(tx, server.id)}
     for machine, epoch in named:
@@ -154,7 +154,7 @@ def _arrive(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reas
     newest = epochs.newest(tx, machine.id)
     if newest is not None and not newest.closed:
         newest.served_before = sorted({*newest.served_before, newest.process_server} - {target.id})
-        newest.process_server, newest.reported = target.id, 0  # the new one has said nothing of it yet
+        newest.process_server, newest.reported = target.id, 0  # the new server has not reported it yet
     message = f"{machine.name} sends to process server {target.name} now: {reason}."
     _tell(tx, machine, "machine.moved", message, now, Severity.WARNING if "report" in reason else Severity.INFORMATION)
 

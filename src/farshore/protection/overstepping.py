@@ -1,4 +1,5 @@
-"""A process server that meddles with machines that it does not serve: an event, and an alert that the watch raises."""
+"""Handle a process server that reports about machines that it does not serve: an event, and an alert that the watch
+raises."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from farshore.protection.watch import OVERSTEPPED_FOR
 
 
 def note_foreign(tx: Transaction, server: ProcessServerRow, foreign: set[str], now: int, did: str) -> None:
-    """Note that a process server ``did`` something to the machines ``foreign``, which it does not serve. Limited in
+    """Record that a process server ``did`` something to the machines ``foreign``, which it does not serve. Limited in
     rate."""
     names = ", ".join(sorted(foreign)[:5]) + (" …" if len(foreign) > 5 else "")
     if names != server.overstepped_with or now - server.overstepped > OVERSTEPPED_FOR:

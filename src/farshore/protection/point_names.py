@@ -1,4 +1,4 @@
-"""A name stands for one point of a machine, so that whoever gives it gets the point that was meant."""
+"""Keep point names unique for each machine, so that a name always means the intended point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from farshore.model.errors import Refused
 
 
 def check_free(tx: Transaction, machine: MachineRow, name: str) -> None:
-    """Raise Refused if the machine has a point called ``name``, or is about to cut one."""
+    """Raise Refused if the machine has a point called ``name``, or will soon create one."""
     if not name:
         return
     asked = any(

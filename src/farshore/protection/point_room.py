@@ -1,8 +1,8 @@
-"""How many more points of a machine may be listed, without counting those that are.
+"""Know how many more points of a machine may be listed, without counting the listed ones.
 
-To count walks all of a machine's points, and a report with new ones of a thousand machines comes every second. So what
-was counted is remembered, with what was added since: that is never less than there are in fact, for this server. A
-count is made where nothing is remembered, where that is too much, and once an hour, for other servers add as well.
+A count walks over all of a machine's points, and a report with new points of a thousand machines arrives every second.
+So the last count is remembered, with the points added since: for this server that is never too low. Points are counted
+if nothing is remembered, if the remembered number is too high, and once an hour, because other servers add points too.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ REMEMBERED = 3600 * SECOND
 class _Known:
     most: int
     until: int
-    """ns; until then it is good."""
+    """ns for which a count is valid."""
 
 
 class PointRoom:
-    """What is known of each machine. Safe to use from several threads. A transaction that is undone after it has asked
-    leaves a number that is too high, which costs a count at worst."""
+    """The remembered numbers of all machines. Safe to use from several threads. A transaction that is rolled back
+    leaves a number that is too high, which costs at most another count."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
 
     def take(self, tx: Transaction, wanted: Mapping[str, int], limit: int, now: int) -> dict[str, int]:
-        """Return, by machine, how many of the ``wanted`` new points there is room for below ``limit``; those count as
-        added."""
+        """Return, by machine, how many of the ``wanted`` new points fit below ``limit``; they count as added."""
         with self._lock:
             found = {machine: self._known.get(machine) for machine in wanted}
         unsure = [
@@ -46,7 +45,7 @@ class PointRoom:
         if unsure:
             counted = points.counts(tx, unsure)
             for machine in unsure:
-                # Not all at the same time: each machine has a moment of its own in the second half of the hour.
+                # Not all at the same time: each machine has its own moment in the second half of the hour.
                 until = now + REMEMBERED // 2 + hash(machine) % (REMEMBERED // 2)
                 found[machine] = _Known(counted.get(machine, 0), until)
         room = {}

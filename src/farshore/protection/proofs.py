@@ -1,4 +1,4 @@
-"""What is known of a point's equality with the machine, in words, for whoever brings it up."""
+"""Describe in words how far a point is proven equal to the machine, for the person who brings it up."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from farshore.catalog.tables import DifferenceRow
 
 
 def sentence(heartbeat: dict[str, Any], doubts: Sequence[DifferenceRow]) -> str:
-    """Return, by the machine's last report, how much of its disks was proven equal to the copy, and from which position
-    on; and what of this point may be wrong."""
+    """Return from the machine's last report how much of its disks was proven equal to the copy, from which position on,
+    and what in this point may be wrong."""
     proof = heartbeat.get("proof")
     if not proof:
         return "Nothing is known: the machine's agent proves nothing."
@@ -21,7 +21,7 @@ def sentence(heartbeat: dict[str, Any], doubts: Sequence[DifferenceRow]) -> str:
     else:
         share = sum(disk["proven"] for disk in disks) / chunks
         first = min((disk.get("first_epoch", 0), disk.get("first_sequence", 0)) for disk in disks)
-        # Rounded down: 100 % is said of all only.
+        # Rounded down: 100 % means everything.
         told = f"{int(share * 1000) / 10:.1f} % proven equal at or after position {first[0]}:{first[1]}"
     if proof["differing"]:
         told += f"; {proof['differing']} chunks differed and were not proven again"

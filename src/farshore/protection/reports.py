@@ -1,7 +1,7 @@
-"""What process servers report: how streams stand, new recovery points, epochs that became consistent.
+"""Apply the process servers' reports: the state of streams, new recovery points, epochs that became consistent.
 
-A report is repeated until it is answered, so applying one twice changes nothing. Crash-consistent points come with
-every segment; the index keeps one per ``crash_consistent_every`` of the policy, the vault keeps them all.
+A report is repeated until it is answered, so applying one twice changes nothing. Each segment brings a crash-consistent
+point; the catalog lists one per ``crash_consistent_every`` of the policy, the vault keeps them all.
 """
 
 from __future__ import annotations
@@ -34,21 +34,20 @@ from farshore.protection.point_room import PointRoom
 
 SECOND = 1_000_000_000
 MOST_POINTS = 500_000
-"""Of one machine that are listed: a point each second for the default hot window, and half as many again."""
+"""Maximum of listed points of one machine: a point each second for the default hot window, and half as many again."""
 MOST_DIFFERENCES = 5_000
-"""Of one machine that are listed; the vault keeps its own."""
+"""Maximum of listed differences of one machine; the vault keeps all."""
 
 
 def apply(
     tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int, room: PointRoom | None = None
 ) -> ReportAnswer:
-    """Bring the catalog up to date and say which of the streams are closed. ``room``: what is remembered of the number
-    of points; without it they are counted.
+    """Update the catalog and return which of the streams are closed. ``room``: remembered numbers of points; without it
+    they are counted.
 
-    A process server speaks for the machines that it serves. One that served an epoch before speaks for what it had
-    received itself, until the present one speaks. What is said of others is left out, told as an event, and raised as
-    an alert.
-    """
+    A process server may report about the machines that it serves. One that served an epoch before may report what it
+    had received itself, until the present server reports. Reports about other machines are ignored, and cause an event
+    and an alert."""
     server.url, server.version, server.last_seen = report.url, report.version, now
     server.spool_bytes, server.spool_limit = report.spool_bytes, report.spool_limit
     if not report.store_trouble or not server.store_trouble:
@@ -121,7 +120,8 @@ def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceRepo
         return
     row = DifferenceRow(**found.model_dump())
     known = differences.goes_on(tx, row)
-    if not differences.record(tx, row) or known:  # it marks more points, up to where it was healed: that is no news
+    # it marks more points, up to where it was healed: not worth another event
+    if not differences.record(tx, row) or known:
         return
     since = f"after {found.proven_epoch}:{found.proven_sequence}" if found.proven_epoch else "of any time before"
     events.record_some(
@@ -139,8 +139,8 @@ def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceRepo
 
 
 class _Books:
-    """Rows of machines and epochs that a server may speak for, fetched together; what has been deleted here is
-    ignored. ``foreign``: names of the machines that it spoke for and may not."""
+    """Rows of machines and epochs about which a server may report, fetched together; deleted ones are ignored.
+    ``foreign``: names of the machines about which it reported without being allowed to."""
 
     def __init__(self, tx: Transaction, server: ProcessServerRow, report: ServerReport) -> None:
         self._tx = tx
@@ -151,7 +151,7 @@ class _Books:
         names |= {(difference.machine, difference.epoch) for difference in report.differences}
         self.machines = {row.id: row for row in machines.named(tx, {machine for machine, _ in names})}
         self._epochs = {(row.machine, row.epoch): (row, hardware) for row, hardware in epochs.named(tx, names)}
-        self._policies = policies.every(tx)  # held, so that the transaction knows them whoever asks for one
+        self._policies = policies.every(tx)  # held, so that the transaction knows them whatever asks for one
         self.foreign: set[str] = set()
         self.own: set[str] = set()
 
@@ -161,7 +161,8 @@ class _Books:
             return None
         granted = known[0]
         if self._server.id not in (granted.process_server, *granted.served_before):
-            if row.process_server != self._server.id:  # else it has opened an epoch that the present one stands on
+            # otherwise it has opened an epoch on which the present one is based
+            if row.process_server != self._server.id:
                 self.foreign.add(row.name)
             return None
         self.own.add(row.id)
@@ -172,18 +173,18 @@ class _Books:
         return self._epochs[epoch.machine, epoch.epoch][1]
 
     def asked_rpo(self) -> dict[str, float]:
-        """Return, by machine of this server, how old its newest stored state may be, in seconds."""
+        """Return, by machine of this server, the maximum age of its newest stored state, in seconds."""
         asked = {machine: self.machines[machine].policy for machine in self.own}
         by_policy = {row.name: rpo_of(row) for row in self._policies if row.name in asked.values()}
         return {machine: by_policy[policy] for machine, policy in asked.items()}
 
     def is_former(self, epoch: EpochRow) -> bool:
-        """Return whether another process server takes this epoch now."""
+        """Return whether another process server receives this epoch now."""
         return epoch.process_server != self._server.id
 
     def most(self, epoch: EpochRow) -> int:
-        """Return the last record that this server may say anything about. For a former one: of those that it received
-        itself while nobody has spoken since, and later of those that the present one has stored."""
+        """Return the last record about which this server may report. For a former server: what it received itself while
+        no other has reported since, and later what the present server has stored."""
         if not self.is_former(epoch):
             return LARGEST
         return epoch.stored if epoch.reported else epoch.received
@@ -191,7 +192,7 @@ class _Books:
 
 def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, now: int) -> None:
     current = epoch.epoch == machine.epoch and not epoch.closed
-    # What differs is carried from epoch to epoch: until it is proven equal a heartbeat has to say so.
+    # A difference is carried from epoch to epoch until it is proven equal; a heartbeat reports that.
     if not current or machine.state not in BECOMING or copy_differs(machine):
         return
     machines.set_state(machine, MachineState.PROTECTED)
@@ -215,7 +216,8 @@ def _note_stream(
     epoch.stored_time = stream.stored_time
     epoch.reported = now
     if epoch.consistent and epoch.stored >= epoch.consistent_from:
-        # Never by the machine's own times, nor by the process server's: how old it is, by a clock that does not step.
+        # Never by the machine's own times, nor by the process server's: the age is measured by a clock that is never
+        # set.
         age = stream.stored_age
         _is_new(machine, min(epoch.stored_time, now) if age is None else now - int(age * SECOND), now)
     if epoch.epoch == machine.epoch and machine.process_server == server.id:
@@ -228,13 +230,14 @@ def _is_good(epoch: EpochRow, point: PointReport) -> bool:
 
 
 def _is_new(machine: MachineRow, moment: int, now: int) -> None:
-    """A state of ``moment``, by our clock, is in the vault. One of our future was noted before our clock went back."""
+    """Record that a state of ``moment``, by our clock, is in the vault. A time in our future was written before our
+    clock went back."""
     before = machine.newest_point_time if machine.newest_point_time <= now else 0
     machine.newest_point_time = max(before, moment)
 
 
 class _NewPoints:
-    """The points of a report that are to be listed, written together by ``write``."""
+    """The new points of a report, written together by ``write``."""
 
     def __init__(self, tx: Transaction, now: int, of: Collection[str], room: PointRoom) -> None:
         """``of``: the machines whose points may come."""
@@ -248,7 +251,7 @@ class _NewPoints:
         self._machines: dict[str, MachineRow] = {}
 
     def note(self, machine: MachineRow, epoch: EpochRow, point: PointReport, *, makes_newer: bool) -> None:
-        """List this point, if it is good and wanted. ``makes_newer``: whether it says how recent the machine is."""
+        """List this point, if it is valid and wanted. ``makes_newer``: whether it shows how recent the machine is."""
         if not _is_good(epoch, point):
             return
         kind = PointKind(point.kind)
@@ -271,7 +274,7 @@ class _NewPoints:
         self._rows.setdefault(machine.id, []).append(row)
 
     def write(self) -> None:
-        """Write as many points as there is room for, so that one machine cannot fill the catalog."""
+        """Write as many points as the limit allows, so that one machine cannot fill the catalog."""
         wanted_of = {machine: len(rows) for machine, rows in self._rows.items()}
         room_of = self._room.take(self._tx, wanted_of, MOST_POINTS, self._now)
         wanted: list[PointRow] = []
@@ -293,11 +296,11 @@ class _NewPoints:
 
     def _is_wanted(self, machine: MachineRow, point: PointReport) -> bool:
         last = self._last.get(machine.id)
-        # A repeated report brings points again that were left out the first time.
+        # A repeated report contains points again that were omitted the first time.
         if last is not None and (point.epoch, point.sequence) <= last[:2]:
             return False
         every = policies.get(self._tx, machine.policy).crash_consistent_every * SECOND
-        # Times fall where a clock was set back: such a point is wanted at once.
+        # Times decrease if a clock was set back: such a point is wanted at once.
         return last is None or not 0 <= point.time - last[2] < every
 
     def _follow(self, machine: MachineRow, point: PointReport) -> None:

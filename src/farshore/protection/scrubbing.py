@@ -1,7 +1,8 @@
-"""The scrub as the server runs it: a little every few minutes, at the lowest priority, and told as events and alerts.
+"""Run the scrub in the server: a little every few minutes, at the lowest priority, with events and alerts.
 
-In: an open vault. Out: an event for each new finding and for each that has passed, and the conditions that the watch
-raises alerts for: one where a machine's newest point suffers, which a resync heals, another where only older points do.
+In: an open vault. Out: an event for each new finding and for each one that has passed, and the conditions for which the
+watch raises alerts: one for a machine whose newest point is affected, which a resync heals, and another for one with
+only older points affected.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from farshore.vault.vault import Vault
 log = logging.getLogger(__name__)
 _DAY = 86400 * 1_000_000_000
 _RATE = 32 << 20
-"""Bytes a second at most: a scrub that has fallen behind must not starve recovery."""
+"""Maximum bytes a second: a scrub that has fallen behind must not slow down recovery."""
 _LISTED = 20
-"""Findings that one step tells as events of their own."""
+"""Findings of one step that become events of their own."""
 
 
 class Scrubbing:
-    """One step at each call. The conditions may be read from other threads."""
+    """Each call of ``step`` is one step. The conditions may be read from other threads."""
 
     def __init__(self, vault: Callable[[], Vault], catalog: Catalog, clock: Clock, days: int) -> None:
         self._vault, self._catalog, self._clock = vault, catalog, clock
@@ -41,7 +42,7 @@ class Scrubbing:
         self.conditions: Sequence[Condition] = ()
 
     def step(self) -> None:
-        """Read what is due, tell what was found. Raises the store's errors."""
+        """Read what is due and report what was found. Raises the store's errors."""
         _lowest_priority()
         done = scrub(self._vault(), self._period, self._clock.now, self._pace)
         names = self._names()
@@ -68,7 +69,7 @@ class Scrubbing:
         self.conditions = self._conditions(names)
 
     def stop(self) -> None:
-        """End the step under way soon."""
+        """End the current step soon."""
         self._stopping.set()
 
     def _pace(self, size: int) -> bool:
@@ -86,11 +87,11 @@ class Scrubbing:
         found = []
         for machine, mine in sorted(by_machine.items()):
             if not machine:
-                # Not chunk packs: the machines that need them have findings of their own. Directories nobody needs.
+                # Not chunk packs: the machines that need them have findings of their own. Directories are not needed.
                 vital = [one for one in mine if not one.object.startswith((CHUNKS, DIRECTORIES))]
                 if vital:
                     what = f"What opens the whole vault is damaged; {vital[0]}"
-                    remedy = "Restore it from a copy before any server is started anew."
+                    remedy = "Restore it from a copy before any server is restarted."
                     found.append(Condition(DAMAGE, _subject(""), Severity.ERROR, what, remedy))
                 continue
             name = names.get(machine, machine)
@@ -113,5 +114,5 @@ def _subject(machine: str) -> str:
 
 
 def _lowest_priority() -> None:
-    """On Linux a thread has a priority of its own."""
+    """Lower this thread's priority: on Linux each thread has its own."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

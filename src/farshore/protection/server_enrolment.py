@@ -1,7 +1,7 @@
-"""Another process server becomes known: an operator invites it, it trades its one-time token for an identity.
+"""Enrol another process server: an operator invites it, and it exchanges its one-time token for an identity.
 
-The operator says under which address agents will reach it, and its certificate is made for that host alone: whoever
-gets hold of the token cannot pose as another server.
+The operator says at which address agents will reach it, and its certificate is made for that host alone: a stolen token
+cannot be used to impersonate another server.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ _NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)$){_LABEL}")
 def invite(
     tx: Transaction, request: ServerAddition, creator: str, now: int, own_names: Sequence[str]
 ) -> tuple[ProcessServerRow, NewToken]:
-    """Return a row for it and a token with which it may enrol. ``own_names``: of the configuration server.
+    """Return its row and a token with which it may enrol. ``own_names``: of the configuration server.
 
-    Raises WrongState where the name is taken, Malformed, Refused for a name of the configuration server: the invited
-    server's certificate would pass for it.
-    """
+    Raises WrongState if the name is taken, Malformed, Refused for a name of the configuration server, because the
+    invited server's certificate would pass for it."""
     host = host_of(request.url)
     if host in {normal(name) for name in own_names}:
         raise Refused(
@@ -53,7 +52,7 @@ def invite(
 
 
 def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) -> None:
-    """Raise Forbidden if a process server names an address that its certificate is not for."""
+    """Raise Forbidden if a process server names an address that its certificate does not cover."""
     names = (row.host_names if row is not None else []) or own_names
     host = host_of(url)
     if host not in {normal(name) for name in names}:
@@ -67,8 +66,8 @@ _TOLD = ("name", "url", "draining", "bandwidth", "time_zone")
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL, in one spelling. Raises Malformed if that is no name or address that means one host
-    alone, or where the URL has more parts than a host and port."""
+    """Return the host of a URL, in one spelling. Raises Malformed if it is not a name or address of exactly one host,
+    or if the URL has more parts than a host and port."""
     try:
         parts = urlsplit(url)
         host, _ = normal(parts.hostname or ""), parts.port
@@ -87,7 +86,8 @@ def host_of(url: str) -> str:
 
 
 def _is_host(host: str) -> bool:
-    """A wildcard would stand for the configuration server too, and ``127.1`` is another spelling of an address."""
+    """Return whether it names one host: a wildcard would also cover the configuration server, and ``127.1`` is another
+    spelling of an address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -118,11 +118,10 @@ def enrol(tx: Transaction, token: str, now: int) -> ProcessServerRow:
 
 
 def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, force: bool) -> None:
-    """Forget a process server; its certificates open nothing from now on.
+    """Delete a process server; its certificates open nothing from now on.
 
     Raises WrongState while machines send to it, or while its spool holds something (``force``: unless it is silent and
-    what it holds is given up), and for the one that ``farshore up`` runs.
-    """
+    its spool is given up), and for the one that ``farshore up`` runs."""
     if row.registered and not row.host_names:
         raise WrongState(
             f"{row.name} is run by `farshore up`.",
@@ -150,8 +149,8 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
 
 
 def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None:
-    """Shut a process server out: it takes no machines, and the watch sends those that it has elsewhere at its next
-    look. What its spool held and the vault does not is missing, as where it had died."""
+    """Revoke a process server: it receives no machines, and the watch moves its machines elsewhere in its next round.
+    Data that only its spool held is missing, as after its death."""
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)
     _end_pushes(tx, row)
@@ -161,7 +160,7 @@ def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None
 
 
 def _end_pushes(tx: Transaction, server: ProcessServerRow) -> None:
-    """End what it was to push: nothing that it was given for that opens anything any more."""
+    """End its pushes: the secrets that it was given for them are no longer valid."""
     for push in pushes.open_of(tx, server.id):
         row = pushes.find(tx, push)
         if row is not None:

@@ -1,7 +1,7 @@
-"""When to give a process server up: it has reported nothing while we were there to hear it.
+"""Decide when to give a process server up: it has not reported while we were able to receive reports.
 
-A configuration server that was stopped, paused or restarted itself has heard nobody for a while. So what counts is not
-the time since the last report, but how long and how often we have looked since then and found nothing new.
+A configuration server that was stopped, paused or restarted has itself received nothing for a while. So the time since
+the last report does not count, but how long and how often we have looked since then without finding a new one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Silence:
         self._heard: dict[str, _Heard] = {}
 
     def given_up(self, servers: Sequence[ProcessServerRow]) -> set[str]:
-        """Look once; the ids of those that have been silent for too long. One that never came is not among them."""
+        """Look once; return the ids of servers that have been silent for too long. A server that never reported is not
+        among them."""
         now = self._clock.monotonic()
         found: set[str] = set()
         for server in servers:

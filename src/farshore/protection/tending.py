@@ -1,8 +1,8 @@
-"""Tends the vault: indexes over its journal, short chains of epochs, retention by policy, garbage collection, and the
+"""Tend the vault: indexes over its journal, short chains of epochs, retention by policy, garbage collection, and the
 catalog's list of points.
 
 In: an open vault and the policies of the catalog. Each round may be stopped, repeated, or run beside another. A machine
-whose data is damaged or out of reach is told and left; the others are tended.
+whose data is damaged or unreachable is logged and skipped; the others are tended.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def compact_all(vault: Vault, turns: Turns) -> None:
 
 
 def rebase_all(vault: Vault, turns: Turns) -> None:
-    """Write the bases anew that rest on too many others, so that a point reads quickly whatever came before it."""
+    """Rewrite the bases that depend on too many others, so that a point reads quickly whatever came before it."""
     for machine in _due(vault, turns):
         try:
             made = rebase(vault.machine(machine))
@@ -56,11 +56,11 @@ def rebase_all(vault: Vault, turns: Turns) -> None:
         else:
             turns.done(machine)
             for epoch in made:
-                log.info("Rebased: the epoch rests on no other any more. machine=%s epoch=%d", machine, epoch)
+                log.info("Rebased: the epoch no longer depends on another one. machine=%s epoch=%d", machine, epoch)
 
 
 def thin_all(vault: Vault, catalog: Catalog, turns: Turns) -> None:
-    """Merge what the policies no longer keep, and list in the catalog what stays."""
+    """Merge what the policies no longer keep, and update the catalog's list."""
     known = _policies(catalog)
     for machine in _due(vault, turns):
         try:
@@ -79,8 +79,9 @@ def _thin(vault: Vault, machine: MachineVault, catalog: Catalog, known: Mapping[
 
 
 def collect_all(vault: Vault, catalog: Catalog, thinning: Turns) -> None:
-    """Condemn what the policies no longer keep, and delete what was condemned long ago. The points of each machine are
-    thinned on the way, for its objects are listed by then: one that writes nothing needs no other turn for that."""
+    """Condemn what the policies no longer keep, and delete what was condemned long ago. Each machine's points are
+    thinned at the same time, because its objects are listed then: a machine that writes nothing needs no other turn for
+    that."""
     known = _policies(catalog)
 
     def policy_of(machine: MachineId) -> ReplicationPolicy:
@@ -97,9 +98,9 @@ def collect_all(vault: Vault, catalog: Catalog, thinning: Turns) -> None:
     done = collect(vault, policy_of, visit=thin)
     written = renew_directories(vault, done)
     for machine, why in done.untouched.items():
-        log.warning("Nothing of machine %s was collected, and nothing will be until it is whole: %s", machine, why)
+        log.warning("Nothing of machine %s was collected, and nothing will be until it is repaired: %s", machine, why)
     if done.chunks_untouched:
-        log.warning("No chunks were collected: what a damaged machine needs of them cannot be told.")
+        log.warning("No chunks were collected, because the chunks that a damaged machine needs are not known.")
     if done.deleted_objects:
         log.info("Collected. objects=%d bytes=%d", done.deleted_objects, done.deleted)
     if written:
@@ -107,23 +108,23 @@ def collect_all(vault: Vault, catalog: Catalog, thinning: Turns) -> None:
 
 
 def _policy_of(vault: Vault, known: Mapping[MachineId, ReplicationPolicy], machine: MachineId) -> ReplicationPolicy:
-    """Of a machine that the catalog does not know, what the vault says, or all stays: neither that it was forgotten nor
-    that the catalog was lost may hurry the end of its points."""
+    """Return the policy; for a machine that the catalog does not know, the vault's retention, or one that keeps
+    everything. Neither a deleted machine nor a lost catalog may shorten the life of points."""
     return known.get(machine) or stored_retention.stored_or_all(vault, machine)
 
 
 class RetentionKept:
-    """Has the vault know what the policies say of retention, soon after they change, for upkeep without a server.
+    """Writes the policies' retention to the vault soon after they change, for upkeep without a server.
 
-    What was written is remembered, so a round without changes asks the vault nothing; after a start each machine is
-    looked at once. Used by one thread."""
+    What was written is remembered, so a round without changes does not ask the vault; after a start each machine is
+    checked once. Used by one thread."""
 
     def __init__(self, vault: Callable[[], Vault], catalog: Catalog) -> None:
         self._vault, self._catalog = vault, catalog
         self._written: dict[MachineId, ReplicationPolicy] = {}
 
     def look(self) -> None:
-        """Write what changed. A machine whose key is lost or that was erased is left; raises the store's errors."""
+        """Write what changed. A machine that was erased or whose key is lost is skipped; raises the store's errors."""
         with self._catalog.reading() as tx:
             stored = set(epochs.shapes(tx)[0])
         known = _policies(self._catalog)
@@ -132,8 +133,8 @@ class RetentionKept:
                 continue
             try:
                 if stored_retention.write(self._vault(), machine, policy):
-                    log.info("The vault knows the retention. machine=%s policy=%s", machine, policy.name)
-            except NotFound:  # nothing of it is in the vault yet, or any more
+                    log.info("Retention written to the vault. machine=%s policy=%s", machine, policy.name)
+            except NotFound:  # nothing of it is in the vault yet, or any longer
                 continue
             except (Damaged, WrongKey) as error:
                 log.warning("The retention of machine %s was not written to the vault: %s", machine, error)
@@ -142,7 +143,7 @@ class RetentionKept:
 
 
 def _due(vault: Vault, turns: Turns) -> list[MachineId]:
-    """The machines whose turn it is; the vault is only asked where there are some."""
+    """Return the machines that are due; the vault is only asked if there are any."""
     if not turns.begin():
         return []
     there, erased = vault.machines(), vault.erased()
@@ -151,7 +152,7 @@ def _due(vault: Vault, turns: Turns) -> list[MachineId]:
 
 
 def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:
-    """Make the catalog list exactly the points that the plan keeps behind the hot window."""
+    """Make the catalog list exactly the points that the plan keeps before the hot window."""
     timeline = machine.timeline()
     listed, pinned = machine.points(timeline=timeline), timeline.pinned
     if not listed:
@@ -176,8 +177,8 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
 def thinned(
     listed: Iterable[RecoveryPoint], every: int, pinned: Set[Position] = frozenset()
 ) -> Iterable[RecoveryPoint]:
-    """Thin points in the order of time: keep unnamed crash-consistent ones at least ``every`` ns apart, and all others;
-    what is ``pinned`` is among them."""
+    """Thin points in the order of time: keep unnamed crash-consistent points at least ``every`` ns apart, and all
+    others, including those that are ``pinned``."""
     last: int | None = None
     for point in listed:
         plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name and point.position not in pinned

@@ -1,8 +1,8 @@
-"""Which machines a round of upkeep looks at: those that changed since they were last looked after, others seldom.
+"""Choose the machines for a round of upkeep: those that changed since their last turn; others seldom.
 
-Looking costs requests to the store, a few dozen for each machine, whether there is anything to be done or not. What
-matters for upkeep is known here without any: the catalog has each machine's epochs and policy, and up to where its
-journal holds more than marks. Kept in memory: after a start of the server, each machine is looked at once.
+A turn costs some dozens of requests to the store for each machine, even if there is nothing to do. What upkeep depends
+on is known here without any request: the catalog has each machine's epochs and policy, and the last journal position
+that is more than marks. Kept in memory: after a start of the server, each machine has one turn.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ REBASED_ANYWAY = 30 * DAY
 
 @dataclass(frozen=True)
 class Standing:
-    """How a machine stands. ``shape``: its epochs and its policy. ``written``: up to where it has written something.
-    ``group``: seconds in which enough segments for a layer can come, as often as they are stored."""
+    """A machine's state for upkeep. ``shape``: its epochs and its policy. ``written``: the last position with data.
+    ``group``: seconds in which enough segments for a layer can arrive, at the rate at which they are stored."""
 
     shape: tuple[object, ...]
     written: int
@@ -35,7 +35,7 @@ class Standing:
 
 
 def standings(catalog: Catalog) -> dict[MachineId, Standing]:
-    """Return the standing of all machines that the catalog knows."""
+    """Return the state of all machines that the catalog knows."""
     with catalog.reading() as tx:
         seals = {
             row.name: cadence(asked_rpo(row.crash_consistent_every, row.rpo_threshold)).seal
@@ -56,8 +56,8 @@ def standings(catalog: Catalog) -> dict[MachineId, Standing]:
 
 
 class Turns:
-    """Of one kind of upkeep. ``every``: seconds between two looks at a machine that writes; ``idle``: at one that
-    stands as before. Used by one thread; ``done`` may be called by another."""
+    """Of one kind of upkeep. ``every``: seconds between two turns of a machine that writes; ``idle``: of one without
+    changes. Used by one thread; ``done`` may be called by another."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class Turns:
         self._looked: dict[MachineId, tuple[Standing | None, float]] = {}
         self._now: Mapping[MachineId, Standing] = {}
         self._all_seen: float | None = None
-        """When all machines in the vault were seen, also those that the catalog does not know."""
+        """When all machines in the vault were seen, including those that the catalog does not know."""
 
     def begin(self) -> bool:
-        """Begin a round with the machines' present standing. Later writes count for the next round. Whether it is
-        anybody's turn."""
+        """Begin a round with the machines' present state; later writes count for the next round. Return whether any
+        machine is due."""
         self._now = self._standing()
         moment = self._clock.monotonic()
         if self._all_seen is None or moment - self._all_seen >= DAY:
@@ -89,7 +89,7 @@ class Turns:
             self.done(machine)
 
     def due(self, machine: MachineId) -> bool:
-        """Return whether it is the machine's turn. One that the catalog does not know is looked at once a day."""
+        """Return whether the machine is due. One that the catalog does not know is due once a day."""
         before = self._looked.get(machine)
         if before is None:
             return True
@@ -102,7 +102,7 @@ class Turns:
         return now.written != then.written and waited >= self._every(now)
 
     def done(self, machine: MachineId) -> None:
-        """Note that a machine was looked after without an error. Others are due again in the next round."""
+        """Record that a machine's upkeep succeeded. Others are due again in the next round."""
         with self._lock:
             self._looked[machine] = self._now.get(machine), self._clock.monotonic()
 
@@ -112,17 +112,17 @@ class Turns:
 
 
 def for_indexing(catalog: Catalog, clock: Clock) -> Turns:
-    """Return what indexing depends on. A machine that writes is due whenever a group of segments can be full; of one
-    that does not, a segment an hour counts, and two groups are waited for: the look costs a dozen lists."""
+    """Return the turns for indexing. A machine that writes is due whenever a group of segments can be full. For one
+    that does not, a segment an hour counts, and two groups are waited for, because a turn costs a dozen lists."""
     return Turns(lambda: standings(catalog), clock, lambda standing: standing.group, idle=2 * Tiers().segments * HOUR)
 
 
 def for_rebasing(catalog: Catalog, clock: Clock) -> Turns:
-    """Return what rebasing depends on. Only another epoch makes a chain of epochs longer, and that is another shape."""
+    """Return the turns for rebasing. Only another epoch makes a chain of epochs longer, and that changes the shape."""
     return Turns(lambda: standings(catalog), clock, lambda _standing: REBASED_ANYWAY, idle=REBASED_ANYWAY)
 
 
 def for_thinning(catalog: Catalog, clock: Clock) -> Turns:
-    """Return what retention depends on. A machine that writes is due every hour; others are thinned while they are
+    """Return the turns for retention. A machine that writes is due every hour; others are thinned while they are
     collected (see tending), which is once a day and so comes first."""
     return Turns(lambda: standings(catalog), clock, lambda _standing: 0.9 * HOUR, idle=1.5 * DAY)

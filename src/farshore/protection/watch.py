@@ -1,7 +1,7 @@
-"""What is wrong now: the watch over RPO, silent programs and trouble that they report.
+"""Watch for problems: missed RPOs, silent programs, and problems that programs report.
 
-``conditions`` is pure; ``reconcile`` brings the open alerts in line with it. An alert is raised once and cleared once,
-each with its event, however often the watch looks.
+``conditions`` is pure; ``reconcile`` updates the open alerts. An alert is raised once and cleared once, each with its
+event, however often the watch looks.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ SECOND = 1_000_000_000
 AGENT_SILENT_AFTER = 30 * SECOND
 SPOOL_FILLING = 0.8
 CLOCK_SECONDS = 3600
-"""For how long an alert tells that a clock was set."""
+"""How long an alert reports that a clock was set."""
 OVERSTEPPED_FOR = 900 * SECOND
-"""How long a report about somebody else's machine stays an alert."""
+"""How long a report about another server's machine remains an alert."""
 DAMAGE, DAMAGE_OLDER = "vault-damage", "vault-damage-older"
 """Kinds of the conditions that the scrub finds (see scrubbing)."""
 DIFFERS = "copy-differs"
 WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
 LIVE = WATCHED | {MachineState.INITIAL_REPLICATION.value}
-_HEALS = "It heals by itself; if it recurs, the machine writes faster than it can send."
+_HEALS = "It heals automatically. If it recurs, the machine writes faster than it can send."
 _COMMANDED = (
     "All of the disk is compared, then there are points again. See which disk: farshore event list; end what sends "
     "commands straight to it, or exclude it: farshore machine protect NAME --exclude-disk NUMBER"
 )
 _DEGRADED_REMEDIES = {"command to driver": _COMMANDED}
-"""By the agent's word for the cause."""
+"""By the cause that the agent reports."""
 
 
 Newest = Callable[[str], DifferenceRow | None]
@@ -49,7 +49,7 @@ Newest = Callable[[str], DifferenceRow | None]
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that needs somebody. ``kind`` and ``subject`` tell one from another."""
+    """Something that needs attention. ``kind`` and ``subject`` identify it."""
 
     kind: str
     subject: str
@@ -61,8 +61,7 @@ class Condition:
 def rpo_seconds(newest_point_time: int, now: int) -> float | None:
     """Return the age of the newest durable state in seconds, both times by our clock; None while there is none.
 
-    Below 0 only between a step of our clock and the watch's next look (see clocks), and told as 0 then.
-    """
+    A negative age, between a step of our clock and the watch's next look (see clocks), is returned as 0."""
     return max(0.0, (now - newest_point_time) / SECOND) if newest_point_time else None
 
 
@@ -74,8 +73,8 @@ def conditions(
     newest: Newest = lambda _machine: None,
     targets: Iterable[MasterTargetRow] = (),
 ) -> list[Condition]:
-    """Return everything that is wrong. ``newest``: of a machine, by its id, the chunk that was found to differ last;
-    ``targets``: the master targets."""
+    """Return all problems. ``newest``: the chunk that was found to differ last, by machine; ``targets``: the master
+    targets."""
     by_name = {policy.name: policy for policy in policies}
     found: list[Condition] = []
     for machine in machines:
@@ -89,12 +88,13 @@ def conditions(
 
 
 def _survived(subject: str, look: Callable[[], Iterable[Condition]]) -> list[Condition]:
-    """What one look finds; where it fails over what one machine said, the others are watched all the same."""
+    """Return what one check finds. If it fails because of one machine's data, the other machines are watched all the
+    same."""
     try:
         return list(look())
     except Exception as error:
         log.exception("The watch failed over %s", subject)
-        what = f"The watch cannot judge {subject} ({type(error).__name__}): what is wrong with it does not show."
+        what = f"The watch cannot judge {subject} ({type(error).__name__}): its problems are not shown."
         return [Condition("watch-failing", subject, Severity.ERROR, what, "See the server's log, and report this.")]
 
 
@@ -108,7 +108,7 @@ def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
             continue
         alert.cleared = now
         _tell(tx, f"alert.cleared.{alert.kind}", alert.subject, Severity.INFORMATION, f"Over: {alert.message}", now)
-    for condition in wanted.values():  # of these none is open
+    for condition in wanted.values():  # none of these is open
         _raise(tx, condition, now)
 
 
@@ -158,7 +158,7 @@ def _of_machine(
             subject,
             Severity.ERROR,
             f"The stream of {machine.name} is in trouble at its process server: {machine.stream_trouble}",
-            "Nothing that was acknowledged is thrown away; other machines are not held up.",
+            "Acknowledged data is kept, and other machines are not affected.",
         )
     yield from _of_proof(machine, subject, newest)
     yield from _of_clock(machine, subject, now)
@@ -169,9 +169,9 @@ def _of_machine(
             subject,
             Severity.WARNING,
             f"The kernel of {machine.name} does not count the writes to {', '.join(blind)}: "
-            "writes that escape the capture would not show.",
+            "writes that escape the capture are not noticed.",
             f"On {machine.name}: {'; '.join(f'echo 1 > /sys/block/{disk}/queue/iostats' for disk in blind)}. "
-            f"To have what was written meanwhile compared: farshore machine resync {machine.name}",
+            f"To compare what was written meanwhile: farshore machine resync {machine.name}",
         )
     mode = machine.heartbeat.get("mode")
     if machine.state in LIVE and mode not in (None, "data"):
@@ -180,7 +180,7 @@ def _of_machine(
             subject,
             Severity.WARNING,
             f"Capture of {machine.name} is in {mode} mode: {machine.heartbeat.get('mode_cause') or 'cause unknown'}.",
-            f"Its points are rounds: farshore machine check {machine.name} says what a stream would take."
+            f"Its points come from rounds. `farshore machine check {machine.name}` says what a stream needs."
             if machine.heartbeat.get("points_every")
             else _DEGRADED_REMEDIES.get(machine.heartbeat.get("mode_cause", ""), _HEALS),
         )
@@ -214,7 +214,7 @@ def _of_clock(machine: MachineRow | WatchedMachine, subject: str, now: int) -> I
             subject,
             Severity.WARNING,
             f"The clock of {machine.name} was set {set_by(int(by * SECOND))}; its points begin a new time base.",
-            f"Look for what sets the clock of {machine.name}; keep it with an NTP service: timedatectl status.",
+            f"Find out what sets the clock of {machine.name}. Use an NTP service: timedatectl status",
         )
     if machine.state in LIVE and machine.clock_behind:
         yield Condition(
@@ -237,21 +237,21 @@ def amount(seconds: float) -> str:
 
 
 def set_by(step: int) -> str:
-    """Return ``step`` in ns, as ahead or back by how much."""
+    """Return ``step`` in ns as "ahead by …" or "back by …"."""
     return f"{'ahead' if step > 0 else 'back'} by {amount(step / SECOND)}"
 
 
 def _blind_disks(machine: MachineRow | WatchedMachine) -> list[str]:
-    """Names of the disks whose writes are not counted by the kernel, as the agent says."""
+    """Return the names of the disks whose writes the kernel does not count, according to the agent."""
     return disk_names(
         machine, [one["disk"] for one in machine.heartbeat.get("accounts", []) if one["verdict"] == "blind"]
     )
 
 
 def disk_names(machine: MachineRow | WatchedMachine, numbers: Sequence[int]) -> list[str]:
-    """Return what the machine calls these disks."""
+    """Return the machine's names of these disks."""
     if not numbers:
-        return []  # the description is read for those alone that need it
+        return []  # the description is read only for machines that need it
     names = {disk["number"]: disk["name"] for disk in (machine.description or {}).get("disks", [])}
     return [names.get(number, str(number)) for number in numbers]
 
@@ -274,7 +274,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             subject,
             Severity.WARNING,
             f"The clock of the process server at {server.url} was set {set_by(int(server.clock['last'] * SECOND))}.",
-            "Keep it with an NTP service: timedatectl status. Points that were stored meanwhile may bear its times.",
+            "Use an NTP service: timedatectl status. Points that were stored meanwhile may have its times.",
         )
     if server.overstepped and now - server.overstepped <= OVERSTEPPED_FOR:
         yield Condition(
@@ -283,7 +283,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             Severity.ERROR,
             f"The process server at {server.url} reported about machines that it does not serve, or asked for their "
             f"keys or streams: {server.overstepped_with}.",
-            "It was refused. It asks for a stream also if such a machine calls it. See why, or shut it out: "
+            "It was refused. It also asks for a stream if such a machine connects to it. Find the reason, or revoke it: "
             f"farshore process-server revoke {server.name}",
         )
     if server.spool_trouble:
@@ -291,8 +291,8 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             "spool-trouble",
             subject,
             Severity.ERROR,
-            f"The process server at {server.url} takes nothing in: {server.spool_trouble}",
-            "Agents keep the stream meanwhile; see to the disk that the spool lies on.",
+            f"The process server at {server.url} accepts no data: {server.spool_trouble}",
+            "Agents keep the stream meanwhile. Check the disk of the spool.",
         )
     if server.store_trouble:
         yield Condition(
@@ -300,7 +300,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             subject,
             Severity.ERROR,
             f"The process server at {server.url} cannot store: {server.store_trouble}",
-            "Its spool holds the data meanwhile; see to the object store.",
+            "Its spool keeps the data meanwhile. Check the object store.",
         )
     if server.spool_limit and server.spool_bytes > SPOOL_FILLING * server.spool_limit:
         yield Condition(
@@ -308,21 +308,21 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             subject,
             Severity.WARNING,
             f"The spool of the process server at {server.url} is more than {SPOOL_FILLING:.0%} full.",
-            "Agents will be slowed down when it is full: see why the object store is slower than they are.",
+            "When it is full, agents are slowed down. Find out why the object store is slower than they are.",
         )
 
 
 def _of_master_target(target: MasterTargetRow, now: int) -> Iterable[Condition]:
     if errands.standing(target, now) is MasterTargetStanding.SILENT:
-        # No machine is worse protected for it, so it is no error; but whoever needs it needs it at once.
+        # No machine is worse protected because of it, so it is no error; but who needs it needs it at once.
         yield Condition(
             "master-target-silent",
             f"master-target/{target.id}",
             Severity.WARNING,
             f"The master target {target.name} does not report.",
-            "Look at the log of `farshore up`, which starts it again; to have none: farshore up --no-master-target."
+            "Read the log of `farshore up`, which restarts it. To run without one: farshore up --no-master-target"
             if target.own
-            else "On its host: systemctl status farshore-master-target. If it is no more: "
+            else "On its host: systemctl status farshore-master-target. If it no longer exists: "
             f"farshore master-target remove {target.name}",
         )
 

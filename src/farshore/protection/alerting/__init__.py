@@ -1,1 +1,1 @@
-"""Brings alerts to people: what is due to whom, the message, and the channels that take it."""
+"""Send alerts to people: which alerts are due on which channel, the message, and the channels that accept it."""

@@ -1,6 +1,6 @@
-"""HTTPS calls of channels: bounded in time, without redirects, through the proxy that the environment names.
+"""HTTPS calls of channels: limited in time, without redirects, through the proxy that the environment names.
 
-The URL is a secret: services put a token into it. So no error shows more of it than its host.
+The URL is a secret, because services put a token into it. So an error shows only its host.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ def check_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return what may be shown of a URL."""
+    """Return the part of a URL that may be shown."""
     return urlsplit(url).hostname or ""
 
 
 def call(method: str, url: str, body: bytes | None, headers: Mapping[str, str], ca: str = "") -> None:
-    """Call, for a 2xx. Raises Unreachable, Refused. ``ca``: a PEM file, for a server without a public certificate."""
+    """Call the URL and expect a 2xx answer. Raises Unreachable, Refused. ``ca``: a PEM file, for a server without a
+    public certificate."""
     at = f"The server at {host_of(url)}"
     try:
         context = ssl.create_default_context(cafile=ca or None)
@@ -66,7 +67,7 @@ def call(method: str, url: str, body: bytes | None, headers: Mapping[str, str], 
     except (HTTPError, OSError) as error:
         raise Unreachable(
             f"{at} does not answer ({type(error).__name__}).", remedy="Check the URL, the firewall and HTTPS_PROXY."
-        ) from None  # its words hold the URL
+        ) from None  # the error's text holds the URL
     if 200 <= answer.status < 300:
         return
     kind = Unreachable if answer.status >= 500 or answer.status in (408, 425, 429) else Refused

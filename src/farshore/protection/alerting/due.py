@@ -1,4 +1,4 @@
-"""What a channel is to be told now. Pure."""
+"""Decide which alerts a channel must send now. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from farshore.protection.alerting.message import Notice
 
 SECOND = 1_000_000_000
 TOGETHER = 10 * SECOND
-"""Alerts that come within this time of the first go in one message."""
+"""Alerts that occur within this time of the first are sent in one message."""
 _ORDER = list(Severity)
 
 
@@ -19,9 +19,8 @@ def due(
 ) -> tuple[Notice, ...]:
     """Return the notices that are due, oldest first; none while more may come that belong in the same message.
 
-    ``alerts``: the open ones, and those that are over and whose end this channel has not been told. ``told``: what this
-    channel has been told, by alert. An alert that ended before it was told is not told.
-    """
+    ``alerts``: the open ones, and those that are over and whose end this channel has not sent. ``told``: what this
+    channel has sent, by alert. An alert that ended before it was sent is not sent."""
     found: list[Notice] = []
     waited = False
     for alert in sorted(alerts, key=lambda row: row.id):
@@ -38,7 +37,7 @@ def due(
             state, since = "open", 0
         else:
             continue
-        waited = waited or not 0 <= now - since < TOGETHER  # a clock that was set back ends the wait as well
+        waited = waited or not 0 <= now - since < TOGETHER  # a clock that was set back also ends the wait
         found.append(
             Notice(
                 state,

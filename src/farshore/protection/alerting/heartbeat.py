@@ -1,6 +1,6 @@
-"""A URL that is called while every RPO holds, and at no other time: silence is the alarm, also when this server dies.
+"""Call a URL while every RPO holds, and at no other time: silence is the alarm, even if this server dies.
 
-It is for a service that raises an alarm when a call stays away.
+It is for a service that raises an alarm when the calls stop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HeartbeatUrl:
 
 
 def broken(machines: Iterable[WatchedMachine], policies: Sequence[PolicyRow], now: int) -> str:
-    """Return why not every RPO holds; "" if all do. A machine whose first copy is under way has none yet."""
+    """Return why not every RPO holds; "" if all do. A machine whose first copy is in progress has no RPO yet."""
     thresholds = {policy.name: policy.rpo_threshold for policy in policies}
     watched = [one for one in machines if one.state in WATCHED]
     for one in watched:

@@ -31,7 +31,7 @@ _WANTED = {
 
 class Mail:
     """``encryption``: starttls (the default), tls or none. ``ca``: a PEM file on the server, for a mail server whose
-    certificate no public authority signed. ``to``: addresses with commas between them."""
+    certificate no public authority signed. ``to``: addresses separated by commas."""
 
     def __init__(self, settings: Mapping[str, Setting], secret: str) -> None:
         found = checked(settings, _WANTED)

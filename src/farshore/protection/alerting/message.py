@@ -1,4 +1,4 @@
-"""What a channel is to tell: some alerts in one message, as a subject, a text and JSON."""
+"""The content that a channel sends: some alerts in one message, as a subject, a text and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_SUBJECT = 150
 
 @dataclass(frozen=True)
 class Notice:
-    """One alert. ``state``: raised, open (told before, nobody acknowledged it) or over. Times in ns since 1970 UTC."""
+    """One alert. ``state``: raised, open (sent before, not acknowledged) or over. Times in ns since 1970 UTC."""
 
     state: str
     alert: int
@@ -30,7 +30,8 @@ class Notice:
 
 @dataclass(frozen=True)
 class Message:
-    """What is sent together. ``server``: the URL of the configuration server. ``test``: no alert, a trial."""
+    """What is sent together. ``server``: the URL of the configuration server. ``test``: a test message, not an
+    alert."""
 
     server: str
     time: int
@@ -39,12 +40,12 @@ class Message:
 
     @property
     def severity(self) -> Severity:
-        """The worst of what is not over."""
+        """The worst severity of alerts that are not over."""
         worst = [one.severity for one in self.notices if one.state != "over"]
         return max(worst, key=list(Severity).index, default=Severity.INFORMATION)
 
     def title(self) -> str:
-        """Return one line."""
+        """Return the subject, one line."""
         if self.test:
             return "[Farshore] Test of an alert channel"
         if len(self.notices) == 1:

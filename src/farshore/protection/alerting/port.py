@@ -1,4 +1,4 @@
-"""The port of the channels, and what they check alike."""
+"""The port of the channels, and checks that they share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from farshore.protection.alerting.message import Message
 
 
 class Channel(Protocol):
-    """Takes messages. Opened for each message: it keeps no connection."""
+    """Sends messages. Opened for each message: it keeps no connection."""
 
     def send(self, message: Message) -> str:
-        """Deliver it, so that it is taken when this returns; what went wrong nevertheless, or "".
+        """Deliver the message: it is accepted when this returns. Return what went wrong nevertheless, or "".
 
-        Raises TryLater (it may be taken later), Refused (something must be mended first). A message may come twice: the
-        server may die between its delivery and its note of it. No error holds a secret.
-        """
+        Raises TryLater (it may be accepted later), Refused (something must be fixed first). A message may be sent
+        twice: the server may die after the delivery and before its note of it. No error contains a secret."""
         ...
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One setting of a kind. ``default`` None: it has to be given."""
+    """One setting of a kind. ``default`` None: it is required."""
 
     kind: type
     default: Setting | None = None

@@ -20,11 +20,11 @@ KINDS: dict[ChannelKind, Callable[[Mapping[str, Setting], str], Channel]] = {
     ChannelKind.HEARTBEAT: HeartbeatUrl,
 }
 OpenSecret = Callable[[str, bytes], bytes]
-"""Opens what is sealed under a name."""
+"""Opens a sealed secret, by the name that it is sealed under."""
 
 
 def open_channel(kind: ChannelKind, settings: Mapping[str, Setting], secret: str) -> Channel:
-    """Return the channel. Raises Malformed for settings or a secret that are none, Unsupported if a library is
+    """Return the channel. Raises Malformed for invalid settings or an invalid secret, Unsupported if a library is
     missing."""
     return KINDS[kind](settings, secret)
 

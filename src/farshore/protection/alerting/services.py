@@ -1,4 +1,4 @@
-"""The services that the library apprise knows: chats, pagers, text messages. An extra: farshore[alerts]."""
+"""Services of the library apprise: chats, pagers, text messages. An extra: farshore[alerts]."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCAL = ("file", "syslog", "dbus", "gnome", "glib", "kde", "macosx", "windows",
 
 
 class Services:
-    """``secret``: one of apprise's URLs a line."""
+    """``secret``: one of apprise's URLs on each line."""
 
     def __init__(self, settings: Mapping[str, Setting], secret: str) -> None:
         checked(settings, {})
@@ -37,7 +37,7 @@ class Services:
                 )
 
     def send(self, message: Message) -> str:
-        """As in the port. Taken is what one of several services has taken."""
+        """As in the port. With several services, one acceptance is enough."""
         what = {"body": message.text(), "title": message.title(), "notify_type": _TYPES[message.severity]}
         failed = [str(one.service_name) for one in self._notifier if not one.notify(**what)]
         if len(failed) == len(self._notifier):
@@ -48,7 +48,7 @@ class Services:
 
 
 def _library() -> Any:
-    """Raises Unsupported if it is not installed."""
+    """Return the library. Raises Unsupported if it is not installed."""
     try:
         library = importlib.import_module("apprise")
     except ImportError as error:

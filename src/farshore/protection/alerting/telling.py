@@ -1,7 +1,7 @@
-"""Tells each channel what is due, and calls heartbeat URLs. The configuration server does both again and again.
+"""Send each channel what is due, and call heartbeat URLs. The configuration server does both repeatedly.
 
-What is due is claimed in one transaction, sent outside of any, and noted in another: of several servers one sends. If a
-server dies in between, the message is sent again: it may come twice, and never not at all.
+What is due is claimed in one transaction, sent outside of any, and noted in another, so of several servers only one
+sends. If a server dies in between, the message is sent again: it may be sent twice, but is never lost.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 300.0
 
 @dataclass
 class _Standing:
-    """Of a channel, at this server: when it is tried next, by the monotonic clock, and its pause after a failure."""
+    """State of a channel at this server: the time of the next try, by the monotonic clock, and its pause after a
+    failure."""
 
     next: float = 0.0
     pause: float = _FIRST_PAUSE
 
 
 class Telling:
-    """``server``: the URL that messages name. ``unseal``: opens the channels' secrets."""
+    """``server``: the URL in messages. ``unseal``: opens the channels' secrets."""
 
     def __init__(self, catalog: Catalog, clock: Clock, server: str, unseal: OpenSecret) -> None:
         self._catalog = catalog
@@ -51,7 +52,7 @@ class Telling:
         self._standing: dict[str, _Standing] = {}
 
     def tell(self) -> None:
-        """Send every channel what is due to it."""
+        """Send every channel what is due on it."""
         for row in self._rows(heartbeats=False):
             if self._may_try(row):
                 self._tell_one(row)
@@ -72,8 +73,8 @@ class Telling:
                 self._worked(row, "", channel.every)
 
     def test(self, name: str) -> str:
-        """Send a test message at once; what went wrong although it was taken. Raises what the channel raises, NotFound,
-        and WrongState for a heartbeat URL while not every RPO holds."""
+        """Send a test message at once; return what went wrong although it was accepted. Raises what the channel raises,
+        NotFound, and WrongState for a heartbeat URL while not every RPO holds."""
         with self._catalog.reading() as tx:
             row = alert_channels.get(tx, name)
         channel = opened(row, self._unseal)
@@ -86,7 +87,7 @@ class Telling:
         return channel.send(Message(self._server, self._clock.now(), test=True))
 
     def conditions(self) -> list[Condition]:
-        """Return conditions for the watch: channels that do not work."""
+        """Return conditions for the watch: channels that fail."""
         with self._catalog.reading() as tx:
             rows = alert_channels.every(tx)
         return [
@@ -95,7 +96,7 @@ class Telling:
                 f"alert-channel/{row.name}",
                 Severity.WARNING,
                 f"Alerts do not reach {row.name}: {row.trouble}",
-                f"Mend it, then: farshore alert test {row.name}",
+                f"Fix the problem, then run: farshore alert test {row.name}",
             )
             for row in rows
             if row.trouble
@@ -159,7 +160,7 @@ class Telling:
         standing = self._standing[row.name]
         standing.next = self._clock.monotonic() + standing.pause
         standing.pause = min(_LONGEST_PAUSE, standing.pause * 2)
-        # The words of a defect may hold a URL, and so a secret.
+        # The text of a defect may contain a URL, and so a secret.
         trouble = error.message if isinstance(error, FarshoreError) else f"a defect ({type(error).__name__})"
         log.warning("Alert channel %s does not work: %s", row.name, trouble)
         self._write_unless_gone(lambda tx: self._set(tx, row.name, trouble, delivered=False))
@@ -168,7 +169,7 @@ class Telling:
         try:
             self._catalog.write(change)
         except FarshoreError as error:  # it was removed meanwhile, or an alert was
-            log.warning("What a channel was told could not be noted: %s", error)
+            log.warning("The messages sent on a channel could not be recorded: %s", error)
 
     def _set(self, tx: Transaction, name: str, trouble: str, *, delivered: bool) -> None:
         row, now = alert_channels.get(tx, name), self._clock.now()

@@ -25,7 +25,7 @@ _LEAST_KEY_BYTES = 24
 
 
 def new_key() -> str:
-    """Return a signing key."""
+    """Return a new signing key."""
     return _PREFIX + base64.b64encode(os.urandom(32)).decode()
 
 

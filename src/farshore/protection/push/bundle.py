@@ -1,10 +1,10 @@
-"""The mobility service as one archive for one Python version: no pip, compiler or internet needed where it goes.
+"""Build the mobility service as one archive for one Python version: its target needs no pip, compiler or internet.
 
-It holds our own modules, the libraries they use unpacked from their wheels, the capture program, libbpf with what
-libbpf needs, a launcher and the systemd unit. The libraries are those of agent-requirements.txt, for any Python,
-each by its hash: `make lock` derives it from the package's own dependencies. They come from the network once and are
-then kept in the cache; the release's name is a digest of its contents, so an unchanged one is never sent or
-installed twice.
+It holds our own modules, their libraries unpacked from wheels, the capture program, libbpf with the libraries that
+libbpf needs, a launcher and the systemd unit. The libraries are those of agent-requirements.txt, for any Python, each
+by its hash: `make lock` derives that file from the package's own dependencies. They are fetched from the network once
+and then kept in the cache. A release's name is a digest of its contents, so an unchanged one is never sent or installed
+twice.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def check_python(python: PythonVersion) -> None:
 
 
 def place_of_bundle(release: str, cache: Path) -> Path:
-    """Return where the bundle of a release is kept. Raises NotFound for what names none."""
+    """Return where the bundle of a release is kept. Raises NotFound for an invalid name."""
     if not _RELEASE.fullmatch(release):
         raise NotFound(f"{release[:100]!r} is not a release.", remedy="Request the upgrade again.")
     return cache / f"mobility-{release}.tar.gz"
@@ -121,7 +121,7 @@ def bundle_path(release: str, cache: Path) -> Path:
 
 
 def known_release(python: str, cache: Path) -> str:
-    """Return the release that this server has for an agent on that Python ("3.11"); empty if it never made one."""
+    """Return the release that this server has for an agent on that Python ("3.11"); empty if it never built one."""
     try:
         version = parse_python(python)
         return _known(version, cache) if _wheels_folder(version, cache).exists() else ""
@@ -131,7 +131,7 @@ def known_release(python: str, cache: Path) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _known(python: PythonVersion, cache: Path) -> str:
-    """Our files do not change while this server runs."""
+    """Cached, because our files do not change while this server runs."""
     return _release(python, _wheels_folder(python, cache), dict(_our_files()) | dict(_shared_libraries()))
 
 
@@ -151,7 +151,7 @@ def _wheels_folder(python: PythonVersion, cache: Path) -> Path:
 
 
 def _wheels(python: PythonVersion, cache: Path) -> Path:
-    """A folder with the libraries for this Python, unpacked and trimmed; made once."""
+    """Return a folder with the libraries for this Python, unpacked and trimmed; made once."""
     folder = _wheels_folder(python, cache)
     if folder.exists():
         return folder
@@ -168,7 +168,7 @@ def _wheels(python: PythonVersion, cache: Path) -> Path:
         try:
             target.replace(folder)
         except OSError:
-            if not folder.exists():  # else somebody has made the same meanwhile
+            if not folder.exists():  # otherwise another process has made the same folder meanwhile
                 raise
     return folder
 
@@ -188,14 +188,14 @@ def _download(python: PythonVersion, target: Path) -> None:
 
 
 def _precompile(python: PythonVersion, folder: Path) -> None:
-    """Spare the machine the compiling, where our own Python is of the same version."""
+    """Compile the modules here if our own Python has the same version, to save the machine that work."""
     if sys.version_info[:2] == python:
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(folder, quiet=2, invalidation_mode=mode, stripdir=str(folder))
 
 
 def _our_files() -> Iterator[tuple[str, bytes]]:
-    """Our modules and the capture programs by their place below ``site``."""
+    """Yield our modules and the capture programs by their place below ``site``."""
     if not all((_ROOT / program).exists() for program in _CAPTURE):
         raise Unsupported("The capture program has not been built.", remedy="Run `make -C bpf` on this server.")
     packages = (path for package in OUR_PACKAGES for path in sorted((_ROOT / package).rglob("*.py")))
@@ -206,7 +206,7 @@ def _our_files() -> Iterator[tuple[str, bytes]]:
 
 
 def _shared_libraries() -> Iterator[tuple[str, bytes]]:
-    """This host's libbpf, and the libraries that it needs beside the C library."""
+    """Yield this host's libbpf, and the libraries that it needs except the C library."""
     listed = _output("ldconfig", "-p").splitlines()
     known = {line.split()[0]: line.rsplit(" => ", 1)[1] for line in listed if " => " in line and "x86-64" in line}
     libbpf = next((known[name] for name in _LIBBPF if name in known), None)
@@ -228,7 +228,7 @@ def _output(*command: str) -> str:
 
 def _release(python: PythonVersion, wheels: Path, files: dict[str, bytes]) -> str:
     digest = hashlib.sha256(_LAUNCHER.encode() + (_HERE / UNIT).read_bytes())
-    # The libraries by their contents: a changed one is another release, and has another signature.
+    # The libraries by their contents: a changed one makes another release, with another signature.
     for path in sorted(wheels.rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
             digest.update(f"{path.relative_to(wheels)}\0".encode() + path.read_bytes())

@@ -1,4 +1,4 @@
-"""The push installation by VMware's guest operations: the same steps as by SSH, where no network leads to a machine."""
+"""Push installation by VMware's guest operations: the same steps as by SSH, for machines that no network reaches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GuestShell:
         return await self._finish(f"{self._prefix if as_root else ''}sh -s", script.encode(), doing)
 
     async def run_with_input(self, command: str, text: str, doing: str) -> str:
-        """See RemoteShell. The text is in a file for as long as the command runs, which its user alone may read."""
+        """See RemoteShell. While the command runs, the text is in a file that only its user may read."""
         return await self._finish(f"{self._prefix}{command}", text.encode(), doing)
 
     async def upload(self, path: Path, remote: str) -> None:

@@ -1,6 +1,6 @@
-"""Brings the mobility service to a machine, enrols it and starts it. Every step may be repeated.
+"""Bring the mobility service to a machine, enrol it and start it. Every step may be repeated.
 
-Releases lie side by side in /opt/farshore/releases; /opt/farshore/current points to the one in use, so an upgrade is
+Releases are side by side in /opt/farshore/releases; /opt/farshore/current points to the one in use, so an upgrade is
 one rename. The enrolment token goes to the agent's standard input, never into an argument list or a file.
 """
 
@@ -53,7 +53,7 @@ for old in *; do [ "$old" = {release} ] || rm -rf "$old"; done
 
 
 class PushInstaller:
-    """A protection.installation.Installer; ``cache`` is where bundles are kept. ``bundles`` has them from elsewhere.
+    """A protection.installation.Installer; ``cache`` is where bundles are kept. ``bundles`` gets them from elsewhere.
     ``connect``: the way to the machine."""
 
     def __init__(
@@ -66,11 +66,11 @@ class PushInstaller:
         self._bundles = bundles or (lambda python: build_bundle(python, cache or default_cache()))
 
     def __call__(self, target: PushTarget, report: Reporter) -> str:
-        """Install on the target, telling ``report`` how far it is; the fingerprint of the host's key."""
+        """Install on the target and report progress to ``report``; return the fingerprint of the host's key."""
         return asyncio.run(self.install(target, report))
 
     async def install(self, target: PushTarget, report: Reporter) -> str:
-        """Return the same, in a task. Cancelled, it closes the connection."""
+        """Return the same, in a task. If it is cancelled, it closes the connection."""
         report(0.0, f"connecting to {target.host}")
         async with self._connect(target) as shell:
             report(0.1, "looking around")
@@ -94,8 +94,8 @@ class PushInstaller:
             return shell.fingerprint
 
     async def _bundle(self, python: PythonVersion) -> Bundle:
-        """The bundle, asked for as often as its maker says when to ask again. It has no limit of its own: the push has,
-        and whoever cancels it ends this too."""
+        """Return the bundle; repeat the request as long as its maker says TryLater. There is no separate time limit:
+        the push has one, and cancelling the push ends this too."""
         while True:
             try:
                 return await asyncio.to_thread(self._bundles, python)
@@ -105,7 +105,7 @@ class PushInstaller:
                 await asyncio.sleep(error.after)
 
     async def _check(self, shell: RemoteShell, options: str, target: PushTarget, report: Reporter) -> None:
-        """Before the machine is enrolled: what cannot be protected ends it here. Raises Refused with every trouble."""
+        """Check the machine before it is enrolled. Raises Refused with every problem that prevents protection."""
         report(0.65, "looking for what cannot be protected")
         command = f"{PROGRAM} {options} check --reach {shlex.quote(target.server_url)}"
         found = read_findings(await shell.run(command, "Checking the machine"))
@@ -126,8 +126,8 @@ class PushInstaller:
 
 
 def _options(disks: Sequence[str]) -> str:
-    """The agent's options. They go into the environment file of a root service, where nothing of them may end a line or
-    a quotation. Raises Malformed."""
+    """Return the agent's options. They go into the environment file of a root service, so none may contain a line end
+    or a quotation mark. Raises Malformed."""
     for disk in disks:
         if not _DEVICE.fullmatch(disk):
             raise Malformed(f"{disk!r} is not the path of a disk.", remedy="Give its path in /dev, such as /dev/vda.")

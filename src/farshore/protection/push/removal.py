@@ -1,4 +1,4 @@
-"""Takes the mobility service off a machine by SSH, where its agent does not do so itself. It may be repeated."""
+"""Remove the mobility service from a machine by SSH, if its agent does not do so itself. May be repeated."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PushRemover:
 
 
 def _names(certificate: str) -> list[str]:
-    """The ids of machines that a certificate names; none where it is no certificate."""
+    """Return the ids of machines that a certificate names; none for an invalid certificate."""
     try:
         found = x509.load_pem_x509_certificate(certificate.encode())
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -1,7 +1,7 @@
-"""A push target as it goes to the process server that logs in: sealed to a key that was made for this one push.
+"""Seal a push target for the process server that logs in, to a key that was made for this one push.
 
-TLS protects it on its way already. This is for what lies between TLS and the code that logs in, on either side: nothing
-that keeps, prints or logs a body has the key or the token then. Layout: docs/formats/sealed-push.md.
+TLS already protects it on its way. The seal protects it between TLS and the code that logs in, on either side: whatever
+stores, prints or logs a body then has neither the key nor the token. Layout: docs/formats/sealed-push.md.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from farshore.protection.installation import JumpHost, PushTarget
 
 _KEY_BYTES = 32
 _NONCE = bytes(12)
-"""A key seals one text."""
+"""Constant, because a key seals one text only."""
 _PURPOSE = b"farshore sealed push 1\0"
 
 
 def seal(target: PushTarget, push: str, recipient: bytes) -> bytes:
-    """Seal for whoever has the private half of ``recipient`` (X25519, 32 bytes). Raises Malformed."""
+    """Seal for the holder of the private half of ``recipient`` (X25519, 32 bytes). Raises Malformed."""
     return seal_text(json.dumps(_plain(target)).encode(), push, recipient)
 
 
@@ -52,7 +52,7 @@ class Opener:
             hop = fields.pop("jump")
             return PushTarget(**{**fields, "disks": tuple(fields["disks"])}, jump=JumpHost(**hop) if hop else None)
         except (ValueError, KeyError, TypeError):
-            raise _unusable() from None  # what is in it must not be in a traceback
+            raise _unusable() from None  # its content must not be in a traceback
 
     def open_text(self, sealed: bytes) -> bytes:
         """Return the text that was sealed under this name for this key. Raises Malformed."""

@@ -1,4 +1,4 @@
-"""What the push installation needs of a way to a machine: SSH, or VMware's guest operations."""
+"""What the push installation needs from a connection to a machine: SSH, or VMware's guest operations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from farshore.protection.installation import PushTarget
 
 
 class RemoteShell(Protocol):
-    """Commands on the machine, as root: directly, or through sudo where the user is another one. They raise Refused
-    with what the machine said, TryLater if it did not answer."""
+    """Runs commands on the machine as root: directly, or through sudo for another user. Methods raise Refused with the
+    machine's message, TryLater if it did not answer."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the host's key; empty if there is none."""
+        """The fingerprint of the host's key; empty if there is none."""
         ...
 
     async def run(self, script: str, doing: str, *, as_root: bool = True) -> str:
-        """Run a shell script; its output."""
+        """Run a shell script and return its output."""
         ...
 
     async def run_with_input(self, command: str, text: str, doing: str) -> str:
@@ -33,4 +33,4 @@ class RemoteShell(Protocol):
 
 
 Connect = Callable[[PushTarget], AbstractAsyncContextManager[RemoteShell]]
-"""Opens a way to the machine. Raises Unreachable, Forbidden, Malformed."""
+"""Opens a connection to the machine. Raises Unreachable, Forbidden, Malformed."""

@@ -1,7 +1,7 @@
-"""The release key: signs the agent's releases, so that a machine installs nothing else.
+"""The release key signs the agent's releases, so that a machine installs nothing else.
 
-Made at set-up and kept apart from the authority and from TLS keys. It is needed only when a release is signed for the
-first time; the signatures are kept, so the private half may lie on a medium that is there for upgrades only.
+Created at set-up, separate from the authority and from TLS keys. It is needed only when a release is signed for the
+first time; signatures are stored, so the private half may be on a medium that is present only for upgrades.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class ReleaseKey:
         self._private = private
 
     def ensure(self) -> None:
-        """Make the key where there is none. Raises NotFound if only the public half of one is left."""
+        """Create the key if there is none. Raises NotFound if only the public half of one remains."""
         public = self._folder / PUBLIC_FILE
         if public.exists():
-            return  # the private half may be away on purpose
+            return  # the private half may be kept elsewhere on purpose
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if not self._private.exists():
             key = Ed25519PrivateKey.generate()
@@ -47,11 +47,10 @@ class ReleaseKey:
         return read_private(self._folder / PUBLIC_FILE).decode("ascii").strip()
 
     def sign(self, bundle: Bundle) -> str:
-        """Return the bundle's signature, in hex; made once, then kept.
+        """Return the bundle's signature, in hex; made once, then stored.
 
-        Raises NotFound where the private half is needed and away, Damaged where the bundle is not the one that was
-        signed under its name.
-        """
+        Raises NotFound if the private half is needed and missing, Damaged if the bundle is not the one that was signed
+        under its name."""
         digest, kept = bundle.digest(), self._folder / f"{bundle.release}.sig"
         if kept.exists():
             signed, signature = read_private(kept).decode("ascii").split()
@@ -71,7 +70,7 @@ class ReleaseKey:
         except NotFound as error:
             raise NotFound(
                 f"The release key {self._private} is missing.",
-                remedy="Restore it for as long as releases are signed; see docs/security.md.",
+                remedy="Restore it until the release is signed; see docs/security.md.",
             ) from error
         try:
             key = serialization.load_pem_private_key(text, password=None)

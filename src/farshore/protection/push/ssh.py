@@ -1,7 +1,7 @@
-"""SSH as the push installation needs it: a pinned or first-seen host key, commands with input, our errors.
+"""SSH for the push installation: a pinned or first-seen host key, commands with input, our errors.
 
-The host's key is checked before we authenticate. With a fingerprint given, it must be that one. Without one, the key
-shown at first contact is trusted and its fingerprint handed back, so that the caller can pin it from then on.
+The host's key is checked before we authenticate. If a fingerprint is given, the key must match it. Otherwise the key
+shown at first contact is trusted and its fingerprint returned, so that the caller can pin it from then on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARK = "farshore-output-begins-here"
 
 
 class _HostCheck(asyncssh.SSHClient):
-    """Accepts the expected key, or any where none is expected; remembers what was shown."""
+    """Accepts the expected key, or any key if none is expected; remembers the key that was shown."""
 
     def __init__(self, expected: str) -> None:
         self.expected = expected
@@ -32,13 +32,13 @@ class _HostCheck(asyncssh.SSHClient):
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Answer asyncssh, which asks this for every key that is not in known_hosts, which is empty here."""
-        del host, addr, port  # the caller's promise is about the key alone
+        del host, addr, port  # the expectation concerns only the key
         self.shown = key.get_fingerprint()
         return not self.expected or self.shown == self.expected
 
 
 class Shell:
-    """Commands on the machine, as root: directly, or through sudo where the user is another one."""
+    """Runs commands on the machine as root: directly, or through sudo for another user."""
 
     def __init__(self, connection: asyncssh.SSHClientConnection, target: SshTarget, fingerprint: str) -> None:
         self._connection = connection
@@ -46,7 +46,7 @@ class Shell:
         self.fingerprint = fingerprint
 
     async def run(self, script: str, doing: str, *, as_root: bool = True) -> str:
-        """Run a shell script, given on its standard input; its output. Raises Refused with what it said."""
+        """Run a shell script, given on its standard input; return its output. Raises Refused with its message."""
         prefix = "sudo -n " if as_root and self._target.user != "root" else ""
         return await self._finish(f"{prefix}sh -s", script, doing)
 
@@ -56,13 +56,13 @@ class Shell:
         return await self._finish(prefix + command, text, doing)
 
     async def upload(self, path: Path, remote: str) -> None:
-        """Copy a file there. Not by SFTP, which what a login script prints breaks."""
+        """Copy a file there. Not by SFTP, which breaks if a login script prints anything."""
         content = await asyncio.to_thread(path.read_bytes)
         await self._finish(f"cat > {shlex.quote(remote)}", content, f"Copying {path.name}")
 
     async def outcome(self, command: str, given: bytes, most: int) -> tuple[int | None, bytes]:
-        """Return its exit status (None: it was cut off) and the last ``most`` bytes of what it said, errors among them.
-        It has ``given`` on its standard input; whoever calls sets a limit of time. Raises Unreachable."""
+        """Return the exit status (None: it was killed) and the last ``most`` bytes of output, including errors. The
+        command has ``given`` on its standard input; the caller sets a time limit. Raises Unreachable."""
         said = b""
         try:
             async with self._connection.create_process(command, encoding=None, stderr=asyncssh.STDOUT) as process:
@@ -78,7 +78,8 @@ class Shell:
             ) from error
 
     async def _finish(self, command: str, given: str | bytes, doing: str) -> str:
-        """What the command prints. What login scripts (.bashrc) print comes before the mark, and is not part of it."""
+        """Return what the command prints. Output of login scripts (.bashrc) comes before the mark, and is not part of
+        it."""
         sent = given if isinstance(given, bytes) else given.encode()
         try:
             done = await self._connection.run(
@@ -102,7 +103,7 @@ class Shell:
 
 
 def _text(said: object) -> str:
-    """A machine says what it likes: nothing of it may end the installation as an error of decoding."""
+    """Decode a machine's output. Invalid bytes must not end the installation with a decoding error."""
     return said.decode(errors="replace") if isinstance(said, bytes) else str(said or "")
 
 
@@ -125,7 +126,7 @@ async def connect(target: SshTarget) -> AsyncIterator[Shell]:
 
 
 async def _agent_keys(socket: str, opened: AsyncExitStack) -> Sequence[asyncssh.SSHKeyPair]:
-    """The keys that an SSH agent signs with, as long as the stack is open. Raises Malformed."""
+    """Return the keys that an SSH agent signs with, while the stack is open. Raises Malformed."""
     try:
         agent = await asyncssh.connect_agent(socket)
         opened.push_async_callback(agent.wait_closed)
@@ -185,11 +186,11 @@ async def _log_in(
     except asyncssh.PermissionDenied as error:
         remedy = "Add its public half to the user's ~/.ssh/authorized_keys there, or name another user."
         if password:
-            remedy = "Check the user and the password, and that sshd there takes passwords of this user."
+            remedy = "Check the user and the password, and that sshd there allows passwords for this user."
         raise Forbidden(
             f"{user}@{host} does not accept the {'password' if password else 'SSH key'}.", remedy=remedy
         ) from error
-    except asyncssh.ChannelOpenError as error:  # the jump host does not reach it, or may not
+    except asyncssh.ChannelOpenError as error:  # the jump host cannot reach it, or may not
         raise Unreachable(
             f"{host} port {port} cannot be reached from the jump host ({clean_line(str(error))}).",
             remedy="Check that the jump host resolves the address, and that its sshd allows TCP forwarding.",

@@ -1,4 +1,4 @@
-"""A look at the machine before anything is brought there: what it is, and what stands in the way."""
+"""Examine a machine before anything is copied there: what it is, and what prevents its protection."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ exit 0
 _WINDOWS = re.compile(
     r"is not recognized as an internal or external command|CommandNotFoundException|Microsoft Windows|is not valid here"
 )
-"""What Windows' shells say to ``sh``."""
+"""What the shells of Windows answer to ``sh``."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """``release`` is what is installed already, or empty. ``btf`` False: the service will have to scan."""
+    """``release`` is the installed release, or empty. ``btf`` False: the service will have to scan."""
 
     kernel: str
     python: PythonVersion
@@ -48,7 +48,7 @@ class Survey:
 
 
 async def survey(shell: RemoteShell, host: str, user: str) -> Survey:
-    """Look. Raises Refused (no root), Unsupported (architecture, Python, no systemd), NoSpace."""
+    """Examine the machine. Raises Refused (no root), Unsupported (architecture, Python, no systemd), NoSpace."""
     try:
         text = await shell.run(SURVEY, "A first look around")
     except Refused as error:
@@ -102,14 +102,14 @@ def read_survey(text: str, host: str) -> Survey:
 
 @dataclass(frozen=True)
 class Troubles:
-    """What the agent's own check found, a sentence each, its remedy with it."""
+    """The findings of the agent's own check, a sentence each, with its remedy."""
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def read_findings(text: str) -> Troubles:
-    """Return the output of ``farshore-mobility check``. Raises Refused if it is none."""
+    """Return the output of ``farshore-mobility check``. Raises Refused if it is invalid."""
     try:
         found = [Finding.model_validate(one) for one in json.loads(text)["findings"]]
     except (ValueError, KeyError, TypeError) as error:
