@@ -1,10 +1,10 @@
-"""An installation made from a vault and its owner's key: in the place of one that is lost, or of a lost catalog.
+"""Make an installation from a vault and its owner's key, in place of one that is lost or of a lost catalog.
 
-The order makes it safe to be cut off anywhere and repeated. First everything that is needed is read, so that a wrong
-key or a damaged vault changes nothing. Then the vault is taken, by one conditional put; from here on the former owner
-writes nothing more. Only after that the records and the contents of the vault are read for good: what the former owner
-wrote before it was displaced is in them. Then files, catalog and certificates are made. A file ``adopting`` in the
-folder says that this is under way.
+The order makes it safe to interrupt it anywhere and repeat it. First everything needed is read, so a wrong key or a
+damaged vault changes nothing. Then the vault is taken, by one conditional put; from here on the former owner writes
+nothing more. Only after that are the records and the contents of the vault read for use: they include what the former
+owner wrote before it was displaced. Then files, catalog and certificates are made. A file ``adopting`` in the folder
+marks that this is in progress.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from farshore.vault.ownership import How, Owner, claim, epochs_after, newest_own
 from farshore.vault.records import Record, read_records
 
 REPORT_FILE = "adoption.json"
-"""What the new catalog knew, and how fresh it was."""
+"""What the new catalog contains, and how recent it is."""
 _UNDER_WAY = "adopting"
 
 
 def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
-    """Make an installation in the place of the one that owns the vault in ``settings``. Raises Refused if there is an
-    installation in the folder already, NotFound if the vault holds nothing, WrongKey, Damaged, the store's errors; then
-    the vault is as it was."""
+    """Make an installation that replaces the owner of the vault in ``settings``. Raises Refused if the folder already
+    has an installation, NotFound if the vault is empty, WrongKey, Damaged, the store's errors; then the vault is
+    unchanged."""
     os.umask(0o077)
     under_way = settings.home / _UNDER_WAY
     if (settings.home / FILE_NAME).exists() and not under_way.exists():
@@ -50,7 +50,7 @@ def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
             remedy="Choose an empty folder with --home. To rebuild a lost catalog: farshore catalog rebuild",
         )
     open_key_file(key_file)
-    opened = OpenVault.open(settings.vault, key_file)  # before anything is made here
+    opened = OpenVault.open(settings.vault, key_file)  # before anything is created here
     newest = newest_owner(opened.vault.store, opened.vault.upkeep_key)
     if newest is None and not opened.vault.machines():
         raise NotFound(
@@ -65,8 +65,8 @@ def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
 
 
 def rebuild_catalog(settings: Settings, clock: Clock) -> Report:
-    """Make the catalog of this installation anew. The present one is put aside. Raises WrongState if the vault is
-    another installation's, or another database than a file has something in it; the vault's errors."""
+    """Rebuild the catalog of this installation. The present one is kept under another name. Raises WrongState if the
+    vault belongs to another installation, or if a database other than a file is not empty; the vault's errors."""
     os.umask(0o077)
     opened = OpenVault.open(settings.vault, settings.owner_key_file)
     newest = newest_owner(opened.vault.store, opened.vault.upkeep_key)
@@ -126,7 +126,7 @@ def _keep_key(settings: Settings, key_file: Path) -> None:
 
 
 def put_aside(settings: Settings) -> None:
-    """The lost catalog's file, under another name: somebody may want to look at it."""
+    """Rename the lost catalog's file: somebody may want to examine it."""
     if settings.catalog_url:
         catalog = Catalog(settings.catalog)
         try:
@@ -148,7 +148,7 @@ def put_aside(settings: Settings) -> None:
 
 
 def note_report(path: Path, report: Report) -> None:
-    """Leave the report for whoever shows it."""
+    """Store the report for the program that shows it."""
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     temporary.replace(path)

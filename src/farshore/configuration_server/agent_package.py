@@ -1,6 +1,7 @@
-"""Writes the mobility service as one archive, for machines that it is brought to by hand: ``farshore machine package``.
+"""Write the mobility service as one archive, for machines on which it is installed by hand: ``farshore machine
+package``.
 
-A program of its own, for the command line knows nothing of how bundles are made.
+A separate program, because the command line does not know how bundles are made.
 """
 
 from __future__ import annotations

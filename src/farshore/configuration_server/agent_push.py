@@ -1,9 +1,8 @@
-"""Installs the mobility service on a machine with the keys of an SSH agent, run by the command line on its own side.
+"""Install the mobility service on a machine with the keys of an SSH agent; the command line runs this on its own host.
 
-A server's push job cannot: the agent's socket belongs to whoever asks, and its keys never leave it. So the command
-makes a token, and this program logs in, as the same user and with the same steps as the job. It takes one JSON object
-on its standard input (the token must be in no argument), tells its progress on standard error, and ends with one JSON
-object.
+A server's push job cannot do this: the agent's socket belongs to the user, and its keys never leave it. So the command
+creates a token, and this program logs in, with the same steps as the job. It takes one JSON object on its standard
+input (the token must be in no argument), reports its progress on standard error, and ends with one JSON object.
 """
 
 from __future__ import annotations

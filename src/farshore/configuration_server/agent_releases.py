@@ -1,8 +1,8 @@
-"""Makes the agent's releases for process servers that ask for them, without holding up a request.
+"""Build the agent's releases for process servers that request them, without blocking a request.
 
-A build fetches wheels and packs them: seconds, or minutes where the package index is slow. It runs in a thread of its
-own. Whoever asks meanwhile is answered TryLater at once, and asks again. One build for each Python version runs at a
-time, and there are few versions, so nobody can start many.
+A build fetches and packs wheels: seconds, or minutes if the package index is slow. It runs in its own thread. Requests
+meanwhile are answered TryLater at once, and repeated. Each Python version has at most one build at a time, and there
+are few versions, so nobody can start many.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 2.0
 FAILURE_SECONDS = 15.0
-"""A failure is reported for so long; the next request after that begins a new build."""
+"""Time for which a failure is reported; the next request after that begins another build."""
 
 
 def _build(python: PythonVersion) -> Bundle:
@@ -49,7 +49,7 @@ class AgentReleases:
 
     def offer(self, python: str) -> AgentRelease:
         """Return the release for machines with that Python ("3.11"). Raises TryLater with ``after`` while it is being
-        made, Unsupported, and the error of a build that has just failed."""
+        built, Unsupported, and the error of a build that has just failed."""
         version = parse_python(python)
         check_python(version)
         with self._lock:
@@ -75,7 +75,7 @@ class AgentReleases:
             made = bundle, AgentRelease(release=bundle.release, digest=bundle.digest())
         except FarshoreError as error:
             self._fail(version, error)
-        except Exception as error:  # whatever it is, it ends the wait of those who ask
+        except Exception as error:  # any error ends the wait of the callers
             log.error("The agent's release for Python %d.%d could not be made.", *version, exc_info=error)
             what = f"The agent's release could not be made: {type(error).__name__}."
             remedy = "See the configuration server's log: journalctl -u farshore-configuration-server"

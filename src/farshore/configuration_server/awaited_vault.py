@@ -1,7 +1,7 @@
 """The installation's vault for a server that starts while its store does not answer.
 
-On the day on which it is needed most, a store may be away for minutes. Whoever only asks what is protected and how old
-it is, must not wait for it: the server serves, and what needs the vault raises what is in the way until it is open.
+In a disaster a store may be unreachable for minutes. A user who only asks what is protected, and how recent it is, must
+not wait for it. So the server starts, and requests that need the vault raise the present error until the vault is open.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from farshore.vault.ownership import Ownership
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
-_REMEDY = "The servers go on by themselves as soon as it answers."
+_REMEDY = "The servers continue automatically as soon as it answers."
 
 
 class AwaitedVault:
-    """A vault that is opened at once, or later. Serves all threads. See VaultAccess.
+    """A vault that is opened at once, or later. Safe for all threads. See VaultAccess.
 
-    ``opening`` opens it. What passes (TryLater, and NotFound: its disk may not be mounted yet) is tried again by
-    `look`; anything else is raised by the constructor, for it needs somebody. ``noted`` is the id of the vault that was
-    in this place before, if it is known."""
+    ``opening`` opens it. Temporary errors (TryLater, and NotFound: its disk may not be mounted yet) are retried by
+    `look`; any other error is raised by the constructor, because a person must fix it. ``noted`` is the id of the vault
+    that was at this place before, if known."""
 
     def __init__(self, url: str, opening: Callable[[], OpenVault], noted: str = "") -> None:
         self.url = url
@@ -41,7 +41,7 @@ class AwaitedVault:
             log.warning("The vault cannot be opened yet: %s", error)
 
     def look(self) -> None:
-        """Open it if it is not open. Raises what is in the way."""
+        """Open it if it is not open. Raises the error that prevents it."""
         with self._trying:
             if self._opened is not None:
                 return
@@ -54,24 +54,24 @@ class AwaitedVault:
 
     @property
     def vault(self) -> Vault:
-        """The open vault. Raises Unreachable with the reason why it is not open yet."""
+        """The open vault. Raises Unreachable with the reason if it is not open yet."""
         return self._open.vault
 
     @property
     def ownership(self) -> Ownership | None:
-        """What is known of the right to write to it; None before it was open."""
+        """What is known about the right to write to the vault; None before it was open."""
         opened = self._opened
         return None if opened is None else opened.ownership
 
     @property
     def vault_id(self) -> str:
-        """See VaultAccess; empty if it was never open and nothing is noted of it."""
+        """See VaultAccess; empty if it was never open and its id is not known."""
         opened = self._opened
         return self._noted if opened is None else opened.vault_id
 
     @property
     def vault_key(self) -> str:
-        """The vault key in hex, for what runs on this host. Never logged. Raises Unreachable."""
+        """The vault key in hex, for programs on this host. Never logged. Raises Unreachable."""
         return self._open.vault_key
 
     @property
@@ -104,7 +104,7 @@ class AwaitedVault:
         self._open.delete_point(machine, point)
 
     def requests(self) -> tuple[dict[str, int], float]:
-        """See VaultAccess; none before it was open."""
+        """See VaultAccess; empty before it was open."""
         opened = self._opened
         return ({}, 0.0) if opened is None else opened.requests()
 

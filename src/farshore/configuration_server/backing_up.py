@@ -1,8 +1,8 @@
-"""Makes a backup of an installation, while it runs or not.
+"""Make a backup of an installation, running or not.
 
 The vault holds what recovery needs (see farshore.protection.mirror). A backup adds what only this server has: its
-settings, its credentials, events and alerts, the whole audit log, and the choices as they were (policies, sites, alert
-channels, push accounts), for a time when they were changed by mistake. It is one moment of the catalog.
+settings, its credentials, events and alerts, the whole audit log. It also has the choices as they were (policies,
+sites, alert channels, push accounts), in case they were changed by mistake. It shows one moment of the catalog.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from farshore.vault.stores.registry import open_store
 
 @dataclass(frozen=True)
 class Written:
-    """A backup that was made."""
+    """A finished backup."""
 
     path: Path
     size: int
     contents: Contents
 
     def as_json(self) -> dict[str, Any]:
-        """For whoever shows it."""
+        """Return it for the program that shows it."""
         return {"path": str(self.path), "size": self.size, **self.contents.as_json()}
 
 
 def back_up(settings: Settings, path: Path, clock: Clock) -> Written:
-    """Write a backup to a new file. It is an entry of the audit log, and in it. Raises NotFound if there is no catalog,
-    WrongState for one of another release, Refused if the file exists, TryLater."""
+    """Write a backup to a new file, and an entry about it to the audit log, which is in the backup. Raises NotFound if
+    there is no catalog, WrongState for one of another release, Refused if the file exists, TryLater."""
     if not settings.catalog_url and not (settings.home / "catalog.sqlite").exists():
         raise _no_catalog(settings)
     catalog = Catalog(settings.catalog)
@@ -108,7 +108,8 @@ def _no_catalog(settings: Settings) -> NotFound:
 
 
 def _records(settings: Settings) -> dict[str, list[int]] | None:
-    """Read before the catalog is: a record that is newer than these is newer than the backup."""
+    """Return the newest records. Read before the catalog: a record that is newer than these is newer than the
+    backup."""
     with contextlib.suppress(FarshoreError):
         found = record_names(open_store(settings.vault))
         newest = [names[-1] for names in found.values()]
@@ -117,7 +118,7 @@ def _records(settings: Settings) -> dict[str, list[int]] | None:
 
 
 def _say(tx: Transaction, path: Path, now: int) -> None:
-    """It holds secrets: that it was made is nobody's secret."""
+    """Record that the backup was made, because it contains secrets."""
     message = f"A backup of the installation was made: {path}."
     for log in (audit.append, events.record):
         log(tx, time=now, kind="installation.backed-up", actor="server/setup", subject="installation", message=message)

@@ -1,7 +1,7 @@
-"""A backup's file: written as it comes, sealed under a key of its own that the owner's key gives, and read so again.
+"""The file of a backup: written and read as a stream, sealed under its own key, which the owner's key opens.
 
-What is in it are lines of JSON: files of the installation first, then the tables of the catalog, each followed by its
-rows. A reader sees none of it before the index at the file's end is known to be genuine.
+It contains lines of JSON: files of the installation first, then the tables of the catalog, each followed by its rows. A
+reader gets nothing before the index at the file's end is known to be authentic.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Line = dict[str, Any] | list[Any]
 
 @dataclass(frozen=True)
 class Contents:
-    """What a backup holds. ``time`` in ns; ``epoch``: the highest that was granted; ``records``: of each kind the
-    newest record that the vault had then (its generation and version), None if the vault was away."""
+    """What a backup holds. ``time`` in ns; ``epoch``: the highest that was granted; ``records``: for each kind, the
+    newest record in the vault at that time (its generation and version), None if the vault was unreachable."""
 
     installation: str
     vault: str
@@ -45,15 +45,15 @@ class Contents:
     files: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For the index, and for whoever shows it."""
+        """Return it for the index, and for the program that shows it."""
         return {"format": 1, **asdict(self)}
 
 
 class BackupWriter:
-    """Writes a new file, mode 0600. It is there whole once ``finish`` returned, and else not at all."""
+    """Writes a new file, mode 0600. The file appears, complete, when ``finish`` returns."""
 
     def __init__(self, path: Path, owner: KeyWrapper, vault: str) -> None:
-        """Raises Refused if the file exists, or cannot be made; KeyWrapper's errors."""
+        """Raises Refused if the file exists or cannot be created; KeyWrapper's errors."""
         secret = secrets.token_bytes(32)
         head = Head(vault, owner.wrap(secret, vault)).encode()
         self._sealer, self._name = Sealer(SealingKey(secret), Kind.DOCUMENT), container_name(head)
@@ -94,7 +94,7 @@ class BackupWriter:
         os.fsync(self._file.fileno())
         size = self._file.tell()
         try:
-            os.link(self._partial, self._path)  # creates only
+            os.link(self._partial, self._path)  # create only, never replace
         except FileExistsError as error:
             raise Refused(f"{self._path} exists.", remedy="Choose another name.") from error
         folder = os.open(self._path.parent, os.O_RDONLY)
@@ -112,7 +112,7 @@ class BackupWriter:
 
 
 class Backup:
-    """A backup that the owner's key opened; ``contents`` is known to be genuine."""
+    """A backup that the owner's key opened; ``contents`` is known to be authentic."""
 
     def __init__(self, path: Path, owner: KeyWrapper) -> None:
         """Raises NotFound, Damaged, Unsupported, WrongKey, KeyWrapper's errors."""
@@ -191,5 +191,5 @@ def _mapped(path: Path) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}.", remedy="Give the path of a backup.") from error
-    except ValueError as error:  # it is empty
+    except ValueError as error:  # the file is empty
         raise Damaged(f"{path} is empty.", remedy="Use another backup.") from error

@@ -1,4 +1,4 @@
-"""The stream over which an agent hears of its commands: what goes over it, and when it ends."""
+"""The stream over which an agent receives its commands: its content, and its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/x-ndjson"
 LONGEST = 1800.0
-"""Seconds after which a stream ends and is opened anew, so that the caller is looked at again."""
+"""Seconds after which a stream ends and is opened again, so that the caller is authenticated again."""
 COMMAND_LINES: dict[int | str, dict[str, Any]] = {
     200: {"content": {MEDIA_TYPE: {"schema": Commands.model_json_schema()}}, "description": "A line for each change"}
 }
@@ -27,11 +27,12 @@ COMMAND_LINES: dict[int | str, dict[str, Any]] = {
 async def command_lines(
     waiting: Waiting, machine: str, heard: int, first: Commands, offers: Callable[[], Commands]
 ) -> AsyncIterator[bytes]:
-    """Yield ``first``, what was offered after ``heard`` was read from ``waiting``; then what ``offers`` answers, in a
-    thread, whenever that is another list. An error of ours ends the stream; the agent gets it when it opens the next
+    """Yield ``first``, which was read from ``waiting`` after ``heard``. Then yield the result of ``offers``, called in
+    a thread, whenever it is another list. One of our errors ends the stream; the agent gets it when it opens the next
     one."""
     loop = asyncio.get_running_loop()
-    # By chance: streams that began in one instant, after a restart, neither end nor show signs of life in one.
+    # Randomised: streams that began at the same moment, after a restart, neither end nor send their empty lines
+    # together.
     end = loop.time() + LONGEST * random.uniform(0.5, 1.0)
     due = loop.time() + KEEP_ALIVE * random.uniform(0.1, 1.0)
     with waiting.wait(machine, _ids(first), heard) as waiter:

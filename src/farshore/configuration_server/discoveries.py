@@ -1,6 +1,6 @@
-"""Discovery at every VMware server of the catalog: a thread for each, which keeps the rows of what it finds.
+"""Run discovery at every VMware server of the catalog: a thread for each, which stores what it finds.
 
-The library for it is an extra, and takes a third of a second to load: it is imported when there is a server to follow.
+Its library is an extra, and takes a third of a second to load: it is imported when there is a server to follow.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 FAILING = "vmware-discovery"
 """Kind of the alert."""
 DEFECT_SECONDS = 60.0
-"""After an error that is none of ours it is begun anew."""
+"""After an unexpected error it begins again."""
 FAILING_SINCE = 30_000_000_000
-"""In ns: where a process server says that it fails."""
+"""In ns: for a process server's report that it fails."""
 PATIENCE = 3
-"""Failures in a row that nobody needs to hear of: a vCenter restarts now and then."""
+"""Consecutive failures that cause no alert: a vCenter restarts now and then."""
 
 
 def sealed_as(name: str) -> str:
@@ -47,8 +47,8 @@ def sealed_as(name: str) -> str:
 
 
 def login_of(row: VmwareServerRow, sealer: Sealer) -> Login:
-    """Return where and as whom a server is spoken to. Raises Unsupported, and WrongKey for a password that was sealed
-    with another key; of one that a process server follows Unreachable if there is no way to it from here."""
+    """Return the address and login of a server. Raises Unsupported, and WrongKey for a password that was sealed with
+    another key; for a server that a process server follows, Unreachable if it cannot be reached from here."""
     with sdk():
         from farshore.vsphere.session import Login
     password = sealer.open(sealed_as(row.name), row.secret).decode()
@@ -71,14 +71,14 @@ class OpenSourceServers:
 
 
 def login_at(catalog: Catalog, sealer: Sealer, name: str) -> Login:
-    """Return where and as whom the server of this name is spoken to. Raises NotFound, and as ``login_of``."""
+    """Return the address and login of the server of this name. Raises NotFound, and as ``login_of``."""
     with catalog.reading() as tx:
         row = vmware.server(tx, name)
     return login_of(row, sealer)
 
 
 class CatalogSink:
-    """A farshore.vsphere.following.Sink that writes rows. ``failures``: in a row, up to now."""
+    """A farshore.vsphere.following.Sink that writes rows. ``failures``: consecutive, up to now."""
 
     def __init__(self, catalog: Catalog, clock: Clock, name: str) -> None:
         self._catalog, self._clock, self._name = catalog, clock, name
@@ -90,7 +90,7 @@ class CatalogSink:
         self._note(VmwareState.CONNECTING, product=product)
 
     def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
-        """Keep changed machines."""
+        """Store changed machines."""
         found = [vmware.Found(one.id, one.name, one.model_dump(mode="json"), uuid=one.uuid.lower()) for one in machines]
         where = [vmware.Found(one.id, one.name, one.model_dump(mode="json"), kind=one.kind.value) for one in places]
         now = self._clock.now()
@@ -114,7 +114,7 @@ class CatalogSink:
 
 @dataclass
 class _Running:
-    """A follower in its thread. ``made_of``: what the row said of where and as whom."""
+    """A follower in its thread. ``made_of``: the address and login in the row when it started."""
 
     made_of: tuple[Any, ...]
     follower: Follower
@@ -123,7 +123,7 @@ class _Running:
 
 
 class Discoveries:
-    """``look`` starts and ends followers as the catalog has it; it is called by one thread."""
+    """``look`` starts and stops followers as the catalog says; one thread calls it."""
 
     def __init__(self, catalog: Catalog, clock: Clock, sealer: Sealer) -> None:
         self._catalog, self._clock, self._sealer = catalog, clock, sealer
@@ -131,8 +131,8 @@ class Discoveries:
         self._refused: dict[str, tuple[Any, ...]] = {}
 
     def look(self) -> None:
-        """Follow every server there is, as its row says. What cannot even be begun is noted in its row, and not tried
-        again until that is another one."""
+        """Follow every server in the catalog. If a follower cannot even begin, this is noted in its row, and not
+        retried until the row changes."""
         with self._catalog.reading() as tx:
             rows = {row.name: row for row in vmware.servers(tx) if not row.through}
         for name, running in list(self._running.items()):
@@ -156,7 +156,7 @@ class Discoveries:
         return [*self._own(), *(_failing(*one) for one in elsewhere)]
 
     def _fails(self, row: VmwareServerRow) -> bool:
-        """Of one that a process server follows: whether it has said so for a while."""
+        """Return whether the process server that follows it has reported failures for a while."""
         since = self._clock.now() - (row.since or 0)
         return bool(row.through) and row.state == VmwareState.FAILING.value and since > FAILING_SINCE
 
@@ -187,7 +187,7 @@ class Discoveries:
 
 
 def _run(name: str, follower: Follower, sink: CatalogSink) -> None:
-    """The work of a thread. A defect is logged and noted, and all is begun anew after a while."""
+    """The body of a thread. A defect is logged and noted, and everything begins again after a while."""
     while not follower.stopped:
         try:
             follower.run()
@@ -214,7 +214,7 @@ def _made_of(row: VmwareServerRow) -> tuple[Any, ...]:
 
 @contextmanager
 def sdk() -> Iterator[None]:
-    """Import what needs pyVmomi within. Raises Unsupported if it is not installed."""
+    """Import what needs pyVmomi inside. Raises Unsupported if it is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -224,8 +224,8 @@ def sdk() -> Iterator[None]:
 
 
 def try_login(request: VmwareServerRequest) -> tuple[ShownCertificate, str]:
-    """Log in once, as a new server's row would: its certificate, and what it is. Raises WrongKey, Forbidden for a
-    password or privileges that are missing, Unreachable, Unsupported."""
+    """Log in once, as for a new server's row; return its certificate and its product. Raises WrongKey, Forbidden for a
+    wrong password or missing privileges, Unreachable, Unsupported."""
     with sdk():
         from farshore.vsphere.following import lacking
         from farshore.vsphere.session import Login, session

@@ -1,4 +1,4 @@
-"""Forgets a machine: its row, its certificates, and the consoles of its failovers. Its data in the vault stays."""
+"""Delete a machine: its row, its certificates, and the consoles of its failovers. Its data in the vault is kept."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from farshore.recovery.evidence import drop_screen
 
 
 def check_forgettable(tx: Transaction, row: MachineRow) -> None:
-    """Raise WrongState for a machine that is protected, or of which something is at a recovery site."""
+    """Raise WrongState for a machine that is protected, or that has something at a recovery site."""
     refuse_elsewhere(failovers.in_states(tx, PRESENT, row.id), row, "delete it")
     machines.check_forgettable(row)
 
 
 def forget(catalog: Catalog, recovery: RecoveryContext, clock: Clock, machine: str, actor: str) -> str:
-    """Forget a machine, by id or name; its name. Raises NotFound, WrongState."""
+    """Delete a machine, by id or name; return its name. Raises NotFound, WrongState."""
     with catalog.writing() as tx:
         row = machines.get(tx, machine)
         check_forgettable(tx, row)
@@ -39,7 +39,7 @@ def forget(catalog: Catalog, recovery: RecoveryContext, clock: Clock, machine: s
             kind="machine.deleted",
             actor=actor,
             subject=f"machine/{id_}",
-            message=f"{name} was forgotten.",
+            message=f"{name} was deleted.",
             detail=details,
         )
     for failover in over:
@@ -49,13 +49,13 @@ def forget(catalog: Catalog, recovery: RecoveryContext, clock: Clock, machine: s
 
 
 def refuse_elsewhere(present: Sequence[FailoverRow], row: MachineRow, what: str) -> None:
-    """Raise WrongState where something of the machine is at a recovery site."""
+    """Raise WrongState if the machine has something at a recovery site."""
     if present:
         one = present[-1]
         kind = "test" if one.kind == FailoverKind.TEST.value else "failover"
         remedy = "Clean it up first: farshore failover cleanup"
         if kind == "failover" and FailoverState(one.state) in UP:
-            remedy = "To give up what runs there, commit it, then: farshore failover delete"
+            remedy = "To destroy the machine that runs there, commit it, then: farshore failover delete"
         raise WrongState(
             f"The machine of {kind} {one.id} of {row.name} is {one.state} at {one.site}: you cannot "
             f"{what} until it is removed.",

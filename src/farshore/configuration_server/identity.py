@@ -1,4 +1,4 @@
-"""Who is calling: read from the URI SAN of a client certificate that TLS has already verified."""
+"""Identify the caller by the URI SAN of a client certificate that TLS has already verified."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Identity:
-    """``name`` is a user's name, else an id."""
+    """``name`` is a user's name, otherwise an id."""
 
     kind: Kind
     name: str
 
     @property
     def uri(self) -> str:
-        """As it stands in a certificate."""
+        """The URI in a certificate."""
         return f"{SCHEME}{self.kind.value}/{self.name}"
 
     @property
     def actor(self) -> str:
-        """As it stands in the log of events."""
+        """The name in the log of events."""
         return f"{self.kind.value}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A verified client certificate: its holder and its serial number in lower-case hex. ``mark`` tells which bundle of
-    authorities came with it, empty for those that were issued before there were marks."""
+    """A verified client certificate: its holder and its serial number in lower-case hex. ``mark`` identifies the bundle
+    of authorities that came with it; empty for certificates that were issued before there were marks."""
 
     identity: Identity
     serial: str
@@ -54,7 +54,7 @@ class Peer:
 
 
 def peer_from_certificate(certificate: Mapping[str, Any]) -> Peer:
-    """Read ``ssl.SSLObject.getpeercert()``. Raises Unauthenticated if the certificate names nobody, or several."""
+    """Read ``ssl.SSLObject.getpeercert()``. Raises Unauthenticated if the certificate names no holder, or several."""
     uris = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     named = [match for uri in uris if (match := URI.fullmatch(uri))]
     if len(named) != 1:

@@ -1,7 +1,7 @@
-"""First-run set-up, and its repair: everything that an installation's folder must hold, made where it is missing.
+"""Set an installation up, and repair it: create everything that its folder must hold if it is missing.
 
-Each file is written whole or not at all, and each step looks before it acts, so a set-up that was cut off is completed
-by the next. Certificates are made anew when the advertised names change or their end draws near.
+Each file is written completely or not at all, and each step checks before it acts, so an interrupted set-up is
+completed by the next one. Certificates are renewed when the advertised names change or their end is near.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from farshore.protection.server_enrolment import normal
 log = logging.getLogger(__name__)
 RENEW_BEFORE = datetime.timedelta(days=30)
 RENEW_AUTHORITY_BEFORE = datetime.timedelta(days=2 * LEAF_DAYS)
-"""Everybody who holds the old certificate of the authority renews their own at least once before it ends, and is given
-the new one with that."""
+"""Every holder of the authority's old certificate renews its own at least once before that ends, and gets the new one
+with it."""
 ADMIN = "admin"
 AUTHORITY_FILE = replacement.SIGNER
 SERVER_FILE = "server.json"
 SEALING_FILE = "sealing.key"
 VAULT_FILE = "vault.json"
-"""Which vault is where, so that a disk that is not mounted is not taken for an empty place."""
+"""Which vault is at which place, so that an unmounted disk is not taken for an empty place."""
 EXECUTOR_FILE, EXECUTOR = "executor.id", re.compile("[0-9a-f-]{36}")
 
 
 def set_up(settings: Settings, clock: Clock) -> None:
-    """Make or complete an installation."""
+    """Create or complete an installation."""
     os.umask(0o077)
     settings.home.mkdir(parents=True, exist_ok=True)
     settings.home.chmod(0o700)
@@ -85,7 +85,8 @@ def set_up(settings: Settings, clock: Clock) -> None:
     except TryLater as error:
         if not known:
             raise
-        # The servers wait for it, and say so: a host that starts while its store is away must come up all the same.
+        # The servers wait for it, and report that: a host that starts while its store is unreachable must start all the
+        # same.
         log.warning("The vault cannot be opened yet: %s", error)
     finally:
         catalog.close()
@@ -97,7 +98,7 @@ def load_authorities(settings: Settings) -> Authorities:
 
 
 def load_authority(settings: Settings) -> Authority:
-    """Return the one that signs. Raises NotFound, Refused, Malformed."""
+    """Return the signing authority. Raises NotFound, Refused, Malformed."""
     return load_authorities(settings).signer
 
 
@@ -107,13 +108,13 @@ def load_server_credentials(settings: Settings) -> Credentials:
 
 
 def load_sealing_key(settings: Settings) -> bytes:
-    """Return the key that secrets of running jobs are sealed with."""
+    """Return the key with which secrets of running jobs are sealed."""
     return read_private(settings.home / SEALING_FILE)
 
 
 def executor(settings: Settings) -> str:
-    """Return this server's own id among those that share a job database. Made where there is none; it stays for good,
-    for the jobs that were cut off with the server stand under it. Raises Malformed."""
+    """Return this server's own id among those that share a job database; create it if it is missing. It never changes,
+    because interrupted jobs are recorded under it. Raises Malformed."""
     path = settings.home / EXECUTOR_FILE
     if not path.exists():
         write_private(path, f"{new_id()}\n".encode())
@@ -140,7 +141,7 @@ def _ensure_authority(settings: Settings, clock: Clock) -> None:
 
 
 def renew_authority(settings: Settings, authority: Authority, clock: Clock) -> Authority | None:
-    """Return the authority with a new certificate, kept, where the old one's end is near; else None."""
+    """Return the authority with a new, stored certificate if the old one's end is near; otherwise None."""
     if authority.ends - utc(clock) > RENEW_AUTHORITY_BEFORE:
         return None
     renewed = authority.renewed(utc(clock))
@@ -155,10 +156,9 @@ def _ensure_sealing_key(settings: Settings) -> None:
 
 
 def renew(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> Credentials | None:
-    """Return a new certificate for the configuration server that runs, where the old one's end is near; else None.
+    """Return a new certificate for the running configuration server if the old one's end is near; otherwise None.
 
-    The administrator's is renewed as well; process servers renew their own.
-    """
+    The administrator's is renewed as well; process servers renew their own."""
     path = settings.pki / SERVER_FILE
     before = Credentials.load(path)
     _ensure_credentials(path, Kind.SERVER, settings, catalog, issuer, clock)
@@ -171,7 +171,7 @@ def _ensure_credentials(
     path: Path, kind: Kind, settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock
 ) -> None:
     holder = Identity(kind, new_id())
-    names = () if kind is Kind.MASTER_TARGET else settings.names  # it listens nowhere
+    names = () if kind is Kind.MASTER_TARGET else settings.names  # it does not listen on a port
     if path.exists():
         present = Credentials.load(path)
         certificate = x509.load_pem_x509_certificate(present.certificate.encode())
@@ -186,7 +186,7 @@ def _ensure_credentials(
 
 
 def _ensure_master_target(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
-    """Have its credentials; where none is to run, forget the one that did."""
+    """Create the master target's credentials; if none should run, delete the one that did."""
     path = settings.master_target_home / CREDENTIALS_FILE_NAME
     if settings.master_target:
         _ensure_credentials(path, Kind.MASTER_TARGET, settings, catalog, issuer, clock)
@@ -197,7 +197,8 @@ def _ensure_master_target(settings: Settings, catalog: Catalog, issuer: Issuer, 
 
 
 def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
-    """Make the administrator where there is no file; who was deleted or revoked does not come back by himself."""
+    """Create the administrator if there is no file. An administrator who was deleted or revoked is not created
+    again."""
     path = settings.admin_credentials
     if path.exists():
         present = Credentials.load(path)
@@ -216,7 +217,7 @@ def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: C
 
 
 def _move(path: Path, present: Credentials, settings: Settings) -> None:
-    """The server may have got another port."""
+    """Update the address in the file: the server may have another port now."""
     if present.url != settings.local_url:
         dataclasses.replace(present, url=settings.local_url).save(path)
 
@@ -234,7 +235,7 @@ def _is_revoked(certificate: x509.Certificate, catalog: Catalog) -> bool:
 
 
 def _names_held(path: Path) -> set[str]:
-    """The names in the certificate of a credentials file; none where there is no file."""
+    """Return the names in the certificate of a credentials file; empty if there is no file."""
     if not path.exists():
         return set()
     certificate = x509.load_pem_x509_certificate(Credentials.load(path).certificate.encode())
@@ -245,7 +246,7 @@ def _names_held(path: Path) -> set[str]:
 
 def _check_names(settings: Settings, catalog: Catalog) -> None:
     """Raise Refused if this server would take a name that an invited process server has a certificate for. Names that
-    it has already stay: an installation may be older than this rule, and clients look at the role as well."""
+    it already has remain: an installation may be older than this rule, and clients check the role as well."""
     own = {normal(name) for name in settings.names} - _names_held(settings.pki / SERVER_FILE)
     with catalog.reading() as tx:
         for row in process_servers.every(tx):

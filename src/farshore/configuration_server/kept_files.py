@@ -1,9 +1,9 @@
-"""The files of an installation that are kept in its vault: what others trust it by, what its secrets are sealed with,
-and the scripts and keys that check recovered machines. Whoever takes the vault over is trusted by every agent and
-server that is enrolled, and can fail over as before.
+"""The files of an installation that are stored in its vault: its certificates and keys, the key that seals its secrets,
+and the scripts and keys that check recovered machines. An installation that takes the vault over is therefore trusted
+by every enrolled agent and server, and can fail over as before.
 
-The private half of the release key goes along while it lies in the installation's folder; one that was put elsewhere
-(``release_key_file``) was put there to be apart.
+The private half of the release key is included while it is in the installation's folder. If it is elsewhere
+(``release_key_file``), it was put there to be separate.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 CHECKS = "checks"
 """farshore.recovery.context.RecoveryContext.scripts."""
 MOST_BYTES, MOST_FILES = 256 << 10, 64
-"""Of a file of CHECKS, and how many of them: all are in one object of the vault."""
+"""Maximum size of a file of CHECKS, and maximum number: all are in one object of the vault."""
 _PKI = (replacement.SIGNER, replacement.NEXT, replacement.FORMER)
 
 
 def read(settings: Settings, *, whole: bool = False) -> list[Row]:
-    """Return every such file that is there: ``name``, a path in the installation's folder, and ``content`` in hex.
-    ``whole``: also those that make it this very server, for a backup: its settings, its id and its own credentials."""
+    """Return every existing file: ``name``, a path in the installation's folder, and ``content`` in hex. ``whole``:
+    including those that identify this server, for a backup: its settings, its id and its own credentials."""
     home = settings.home
     paths = [settings.pki / name for name in _PKI]
     paths += [home / "sealing.key", settings.releases / "release.pub"]
@@ -46,7 +46,7 @@ def read(settings: Settings, *, whole: bool = False) -> list[Row]:
 
 
 def _checks(home: Path) -> Iterator[Row]:
-    """The scripts, as the folder has them. What cannot be kept is said: it must not keep back the rest."""
+    """Yield the scripts in the folder. One that cannot be stored is logged: it must not prevent storing the rest."""
     try:
         found = sorted((home / CHECKS).iterdir())
     except OSError:
@@ -58,22 +58,24 @@ def _checks(home: Path) -> Iterator[Row]:
             fits = fits and path.name.isprintable()
             content = path.read_bytes() if fits else b""
         except OSError as error:
-            log.warning("%s cannot be read and is not kept in the vault: %s", path, error)
+            log.warning("%s cannot be read and is not stored in the vault: %s", path, error)
             continue
         if not fits:
-            log.warning("%r is not kept in the vault: it is no file, too large, or one of too many.", str(path))
+            log.warning(
+                "%r is not stored in the vault: it is not a file, it is too large, or there are too many.", str(path)
+            )
             continue
         executable = bool(about.st_mode & stat.S_IXUSR)
         yield {"name": f"{CHECKS}/{path.name}", "content": content.hex(), "executable": executable}
 
 
 def _content(path: Path) -> bytes:
-    """The settings are no secret: who may read them is the operator's choice."""
+    """Return a file's content. The settings are not secret: the operator decides who may read them."""
     return path.read_bytes() if path.name == FILE_NAME else read_private(path)
 
 
 def write(settings: Settings, rows: Iterable[Row]) -> list[str]:
-    """Put files back where there are none; return which. Raises Damaged for a name that leads elsewhere."""
+    """Write files that are missing; return which. Raises Damaged for a name that leads elsewhere."""
     made = []
     for row in rows:
         try:

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 10
-"""For what a busy host holds up; nothing of ours does. Less than supervisor.STOP_SECONDS."""
+"""For delays of a busy host; none of our own code blocks. Less than supervisor.STOP_SECONDS."""
 LOOK_EVERY = 2.0
 LOOK_FOR_OWNER_EVERY = 3.0
 MIRROR_EVERY = 1.0
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure("configuration-server")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    for name in ("uvicorn.error", "asyncio"):  # what strangers can have said there, by requests that are none
+    for name in ("uvicorn.error", "asyncio"):  # limits what strangers can write there by invalid requests
         logging.getLogger(name).addFilter(_FEW)
     try:
         serve(load(options.home))
@@ -305,10 +305,10 @@ def serve(settings: Settings) -> None:
 
 
 def _installer(login: Callable[[str], Login]) -> Installer:
-    """By SSH, or by the guest operations of the VMware server that ``login`` opens by its name."""
+    """Return the installer by SSH, or by the guest operations of the VMware server that ``login`` opens by its name."""
 
     def install(target: PushTarget, report: Reporter) -> str:
-        # Imported here: SSH's library takes 0.2 s, and the server starts more often than it installs anything.
+        # Imported here: SSH's library takes 0.2 s to load, and the server starts more often than it installs anything.
         from farshore.protection.push.install import PushInstaller
 
         if target.guest is None:

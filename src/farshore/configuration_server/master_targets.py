@@ -1,8 +1,8 @@
-"""What failbacks have master targets do: it is written down as an errand, and the master target's word is waited for.
+"""What failbacks need from master targets: each errand is recorded, and the master target's result is awaited.
 
-So nothing hangs on this process: a server that resumes the job finds the errand as it is by then, and waits on. The
-master target hears of it with the answer to its next report, within seconds. An outcome is taken once: then the errand
-goes, and what is asked for again is asked for anew, which goes on by the master target's own record.
+So nothing depends on this process: a server that resumes the job finds the errand as it is by then, and continues to
+wait. The master target learns of it in the answer to its next report, within seconds. A result is used once: then the
+errand is deleted, and another request creates a new one, which continues from the master target's own record.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from farshore.sites.half_written import notice_on
 
 POLL = 0.5
 QUIET_LOOKS = 120
-"""Looks at the catalog without a sign of the master target, which gives one a second, before it is given up. Looks and
-not seconds: a server that was paused itself has not listened."""
+"""Polls of the catalog without a sign of the master target, which gives one a second, before it is given up. Polls and
+not seconds: a server that was paused itself has received nothing."""
 QUIET_LOOKS_FIRST = 30
-"""The same before anything has stopped: better no failback than one that is stuck."""
+"""The same before anything has stopped: no failback is better than one that is stuck."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _failure(said: CommandFailure) -> FarshoreError:
-    """What it failed of. Only users cancel, so a master target that says so has it tried again."""
+    """Return the error of a failed errand. Only users cancel, so if a master target reports a cancellation it is
+    retried."""
     error = as_error(said.code, said.message, said.remedy)
     return TryLater(said.message, remedy=said.remedy) if isinstance(error, Cancelled) else error
 
 
 def running_system() -> str:
-    """Return which running system this is, as the kernel names it: two programs that see the same one share their
-    disks."""
+    """Return the kernel's id of the running system: two programs with the same id share their disks."""
     with contextlib.suppress(OSError):
         return _BOOT.read_text().strip()
     return ""
@@ -58,8 +58,8 @@ class MasterTargets:
         self._catalog, self._clock, self._sleep = catalog, clock, sleep
 
     def perform(self, order: HomeOrder, watch: Watch) -> None:
-        """Have it done. Raises what it failed of, WrongState if no master target answers, TryLater if that comes to
-        pass later."""
+        """Let the errand be done. Raises its error, WrongState if no master target answers, TryLater if it stops
+        answering later."""
         asked = self._catalog.write(lambda tx: self._ask(tx, order))
         result = self._wait_for(asked, order, watch)
         self._catalog.write(lambda tx: master_targets.drop_errand(tx, order.failover))
@@ -104,8 +104,8 @@ class MasterTargets:
             signs, quiet = row.signs, 0 if row.signs != signs else quiet + 1
             watch(row.fraction, row.detail or f"the master target {name} has not begun")
             self._sleep(POLL)
-        remedy = "See that it runs and reaches this server: farshore master-target list."
-        said = f"The master target {name} says nothing of the disks that it is to write."
+        remedy = "Check that it runs and reaches this server: farshore master-target list"
+        said = f"The master target {name} does not report about the disks that it must write."
         raise WrongState(said, remedy=remedy) if order.errand is Errand.LOOK else TryLater(said, remedy=remedy)
 
 
@@ -122,8 +122,8 @@ def _chosen(tx: Transaction, wanted: str) -> MasterTargetRow:
 
 
 def _check_host(row: MasterTargetRow, order: HomeOrder) -> None:
-    """Raise Refused for an image that a master target of another host would write: whether this host starts the machine
-    from that very image, nothing in an image tells."""
+    """Raise Refused for an image that a master target of another host would write: an image does not show whether this
+    host starts the machine from exactly that image."""
     images = [place.path for place in order.places if place.image]
     if images and not row.own and row.host != running_system():
         raise Refused(
@@ -133,8 +133,8 @@ def _check_host(row: MasterTargetRow, order: HomeOrder) -> None:
 
 
 def _check_seen(order: HomeOrder) -> None:
-    """Raise Refused unless the disks that were written are those that this host, which is to start the machine, has at
-    the same paths: what is half written says whose it is going to be."""
+    """Raise Refused unless the written disks are those that this host, which will start the machine, has at the same
+    paths: the notice of a half-written disk identifies it."""
     for place in order.places:
         if place.image:
             continue  # see _check_host
@@ -142,11 +142,11 @@ def _check_seen(order: HomeOrder) -> None:
             notice = notice_on(Path(place.path))
         except NotFound as error:
             raise Refused(
-                f"This server's host, which is to start the machine, cannot read it: {error.message}",
+                f"This server's host, which will start the machine, cannot read it: {error.message}",
                 remedy="Use a disk that both hosts see at this path.",
             ) from error
         if notice is None or (notice.machine, notice.disk) != (order.machine, place.disk):
             raise Refused(
                 f"{place.path} of this server's host is not the disk that the master target writes.",
-                remedy="Use a disk that both hosts see at this path, or a master target on this host.",
+                remedy="Use a disk that both hosts have at this path, or a master target on this host.",
             )

@@ -1,7 +1,7 @@
-"""How the installation is, in figures: every machine, process server and master target, in Prometheus' text format.
+"""Figures of the installation: every machine, process server and master target, in Prometheus' text format.
 
-Made anew from the catalog at each scrape, so that a series ends with its machine. Names and labels are the words of
-GLOSSARY.md; times are in seconds, sizes in bytes.
+Built from the catalog at each scrape, so a series ends with its machine. Names and labels are the words of GLOSSARY.md;
+times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from farshore.model.identifiers import CHUNK
 from farshore.model.states import CaptureMode, MachineState
 
 OWN = "configuration-server"
-"""Whose requests to the store are not a process server's."""
+"""Label for requests to the store that are not a process server's."""
 
 
 class OwnRequests(NamedTuple):
-    """What the configuration server itself asked of the store, by kind, and how much that is a day."""
+    """The configuration server's own requests to the store, by kind, and how many that is a day."""
 
     requests: Mapping[str, int] = {}
     a_day: Mapping[str, float] = {}
@@ -64,21 +64,23 @@ class _Now(Collector):
 def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     rpo = _family("machine_rpo_seconds", "Age of the newest recovery point in the vault", "machine")
     lag = _family("machine_lag_seconds", "How long records wait at each stage", "machine", "stage")
-    state = _family("machine_state", "1 for the state that the machine is in", "machine", "state")
-    mode = _family("machine_capture_mode", "1 for the mode that the capture is in", "machine", "mode", "cause")
-    since = _family("machine_capture_mode_since_seconds", "When the capture went into its mode (Unix time)", "machine")
+    state = _family("machine_state", "1 for the machine's present state", "machine", "state")
+    mode = _family("machine_capture_mode", "1 for the capture's present mode", "machine", "mode", "cause")
+    since = _family("machine_capture_mode_since_seconds", "When the capture entered its mode (Unix time)", "machine")
     every = _family("machine_points_every_seconds", "Between two points, without data mode; 0: a stream", "machine")
     seen = _family("machine_last_seen_seconds", "When the mobility service reported last (Unix time)", "machine")
-    copied = _family("machine_copy_done_ratio", "How much of the copy under way is done", "machine")
+    copied = _family("machine_copy_done_ratio", "Share of the copy in progress that is done", "machine")
     sends = _family("machine_process_server", "1 for the process server that the machine sends to", "machine", "server")
     proven = _family("machine_proven_ratio", "Proven equal to its copy within 7 days", "machine", "disk")
     oldest = _family("machine_proof_oldest_seconds", "The oldest proof of a chunk (Unix time)", "machine", "disk")
     newest = _family("machine_proof_newest_seconds", "The newest proof of a chunk (Unix time)", "machine", "disk")
-    doubtful = _family("machine_doubtful_bytes", "Copied of late and not proven since", "machine", "disk")
+    doubtful = _family("machine_doubtful_bytes", "Copied recently and not proven since", "machine", "disk")
     differing = _family("machine_differing_chunks", "Found to differ from the copy and not proven since", "machine")
     differences = _family("machine_differences", "Chunks that were ever found to differ from the copy", "machine")
-    excused = _family("machine_excused_chunks", "Differed for a reason that is no fault of the copy", "machine")
-    unjudged = _family("machine_unjudged_chunks", "Differed, and were copied again before it was known why", "machine")
+    excused = _family("machine_excused_chunks", "Differed for a reason that is not a fault of the copy", "machine")
+    unjudged = _family(
+        "machine_unjudged_chunks", "Differed, and were copied again before the reason was known", "machine"
+    )
     cpu = _family("machine_proof_cpu_seconds", "Processor time for proofs since the agent started", "machine", "where")
     compared = _family("machine_proof_compared_bytes", "Compared for proofs since the agent started", "machine")
     read = _family("machine_proof_vault_bytes", "Read from the vault for proofs since the agent started", "machine")
@@ -123,17 +125,19 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
 
 
 def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[Metric]:
-    spool = _family("process_server_spool_bytes", "What waits in the spool", "server")
-    limit = _family("process_server_spool_limit_bytes", "What the spool takes at most", "server")
-    machines = _family("process_server_machines", "Machines that send to it", "server")
-    standing = _family("process_server_standing", "1 for how the server stands", "server", "standing")
+    spool = _family("process_server_spool_bytes", "Bytes that wait in the spool", "server")
+    limit = _family("process_server_spool_limit_bytes", "Maximum size of the spool", "server")
+    machines = _family("process_server_machines", "Machines that send to this server", "server")
+    standing = _family("process_server_standing", "1 for the server's present state", "server", "standing")
     store = _family(
         "process_server_store_trouble", "1 while the store does not work; the cause is a label", "server", "cause"
     )
-    disk = _family("process_server_spool_trouble", "1 while the spool's disk takes nothing", "server", "cause")
+    disk = _family("process_server_spool_trouble", "1 while the spool's disk accepts nothing", "server", "cause")
     rate = _family("process_server_upload_limit_bytes", "Bytes a second that it may store now; 0: no limit", "server")
     asked = _requests()
-    daily = _family("store_requests_per_day", "Requests to the store, at the mean since the start", "server", "kind")
+    daily = _family(
+        "store_requests_per_day", "Requests to the store a day, by the average since the start", "server", "kind"
+    )
     for one in servers:
         spool.add_metric([one.name], one.spool_bytes)
         limit.add_metric([one.name], one.spool_limit)
@@ -153,9 +157,9 @@ def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[
 
 
 def _of_master_targets(targets: Sequence[MasterTarget]) -> Iterator[Metric]:
-    standing = _family("master_target_standing", "1 for how the master target stands", "master_target", "standing")
+    standing = _family("master_target_standing", "1 for the master target's present state", "master_target", "standing")
     seen = _family("master_target_last_seen_seconds", "When it reported last, since 1970", "master_target")
-    errands = _family("master_target_errands", "What it is to do for failbacks just now", "master_target")
+    errands = _family("master_target_errands", "Errands of failbacks that it has now", "master_target")
     for one in targets:
         for wanted in MasterTargetStanding:
             standing.add_metric([one.name, wanted.value], float(one.standing is wanted))

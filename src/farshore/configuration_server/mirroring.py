@@ -1,4 +1,4 @@
-"""The rounds that keep the installation in its vault, and see whether the vault is still its own."""
+"""The rounds that store the installation in its vault, and check that the vault is still its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Mirroring:
         records.listen()
 
     def round(self) -> None:
-        """Write what changed. Nothing is written before the vault is open, nor once it is another's."""
+        """Write what changed. Nothing is written before the vault is open, nor once it belongs to another
+        installation."""
         ownership = self._vault.ownership
         if ownership is None or ownership.displaced is not None:
             return
@@ -39,12 +40,12 @@ class Mirroring:
                 self._catalog, vault, ownership.generation, self._clock, lambda: kept_files.read(self._settings)
             )
             self._catalog.listen(records.RECORDS, self._mirror.heard)
-        with contextlib.suppress(Displaced):  # an alert tells of it
+        with contextlib.suppress(Displaced):  # an alert reports it
             self._mirror.round()
 
 
 def look_for_owner(vault: AwaitedVault) -> None:
-    """See whether another installation has taken the vault over. Raises the store's errors."""
+    """Check whether another installation has taken the vault over. Raises the store's errors."""
     if vault.ownership is not None:
         with contextlib.suppress(Displaced):
             vault.ownership.check()

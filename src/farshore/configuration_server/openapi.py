@@ -1,4 +1,4 @@
-"""Writes the published description of the API: ``python -m farshore.configuration_server.openapi FILE``."""
+"""Write the published description of the API: ``python -m farshore.configuration_server.openapi FILE``."""
 
 from __future__ import annotations
 

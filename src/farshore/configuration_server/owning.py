@@ -1,8 +1,8 @@
-"""The right to write to the vault: taken at the first start, and looked at again and again while the server runs.
+"""The right to write to the vault: acquired at the first start, and checked repeatedly while the server runs.
 
-An installation has an id for good (``installation.id`` in its folder, and its catalog). Where its catalog does not say
-that it owns the vault, the vault is asked: one that another installation owns, or of which a catalog that should know
-it knows nothing, is never taken by chance. Taking it is a command of its own (see adopting).
+An installation has a permanent id (``installation.id`` in its folder, and its catalog). If its catalog does not say
+that it owns the vault, the vault is asked. A vault of another installation is never taken by accident, nor one that a
+catalog should know but does not. Taking it over is a separate command (see adopting).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ID = re.compile("[0-9a-f-]{36}")
 
 
 def installation_id(settings: Settings) -> str:
-    """Return the id in the installation's folder, made where there is none. Raises Malformed."""
+    """Return the id in the installation's folder; create it if it is missing. Raises Malformed."""
     path = settings.installation_id
     if not path.exists():
         write_private(path, f"{new_id()}\n".encode())
@@ -36,7 +36,7 @@ def installation_id(settings: Settings) -> str:
 
 
 def identity(settings: Settings, catalog: Catalog) -> InstallationRow:
-    """Return which installation this is. Servers that share a catalog are one."""
+    """Return this installation's row. Servers that share a catalog are one installation."""
     mine = installation_id(settings)
     row = catalog.write(lambda tx: own_row.find(tx) or own_row.put(tx, InstallationRow(id=mine)))
     if row.id != mine:
@@ -45,8 +45,9 @@ def identity(settings: Settings, catalog: Catalog) -> InstallationRow:
 
 
 def ensure_owner(opened: OpenVault, settings: Settings, catalog: Catalog, clock: Clock, *, known: bool) -> None:
-    """See that this installation owns the vault, or did: nothing is written once it does not any more. ``known``: it
-    used this vault before. Raises WrongState if the vault is another's, or holds what the catalog should know."""
+    """Make sure that this installation owns the vault, or did: nothing is written once it no longer does. ``known``: it
+    used this vault before. Raises WrongState if the vault belongs to another installation, or holds what the catalog
+    should know."""
     row = identity(settings, catalog)
     if row.generation and row.vault == opened.vault_id:
         opened.own(row.generation)
@@ -80,7 +81,7 @@ def ensure_owner(opened: OpenVault, settings: Settings, catalog: Catalog, clock:
 
 
 def note_owner(catalog: Catalog, installation: str, vault: str, owner: Owner) -> None:
-    """Write down in the catalog as which generation the vault is owned."""
+    """Record in the catalog the generation as which the vault is owned."""
 
     def note(tx: Transaction) -> None:
         row = own_row.find(tx) or own_row.put(tx, InstallationRow(id=installation))
@@ -91,7 +92,7 @@ def note_owner(catalog: Catalog, installation: str, vault: str, owner: Owner) ->
 
 
 def open_owned(settings: Settings, catalog: Catalog, clock: Clock, *, known: bool) -> OpenVault:
-    """Return the vault, opened as the generation that this installation owns it as. Raises as OpenVault.open and
+    """Return the vault, opened with the generation as which this installation owns it. Raises as OpenVault.open and
     ensure_owner."""
     with catalog.reading() as tx:
         row = own_row.find(tx)

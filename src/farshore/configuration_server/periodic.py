@@ -1,8 +1,8 @@
-"""Work that is done again and again in a thread of its own, and outlives its failures.
+"""Work that is repeated in its own thread, and survives its failures.
 
-Nothing that a round meets ends it: an error is logged, told as an alert, and the work done again. An error of ours may
-pass (a store that is away), so it becomes an alert when it has come three times in a row; anything else is a defect and
-becomes one at once.
+No error ends the work: it is logged, reported as an alert, and the work is repeated. One of our errors may be temporary
+(an unreachable store), so it becomes an alert after three consecutive failures; anything else is a defect and becomes
+an alert at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ PATIENCE = 3
 
 
 class Troubles:
-    """What background work fails with now. ``tell`` raises an alert at once: the watch may be what fails."""
+    """The present failures of background work. ``tell`` raises an alert at once, because the watch itself may be what
+    fails."""
 
     def __init__(self, tell: Callable[[Condition], None]) -> None:
         self._tell = tell
@@ -36,12 +37,12 @@ class Troubles:
     def failed(self, name: str, why: str) -> None:
         """Note that work of that name failed."""
         what = f"{name} fails on this server: {why}"
-        remedy = "It is tried again. See the server's log; a defect should be reported."
+        remedy = "This is retried automatically. Read the server's log, and report a defect."
         condition = Condition(FAILING, f"server/{name}", Severity.ERROR, what[:1000], remedy)
         self._now[name] = condition
         try:
             self._tell(condition)
-        except Exception:  # the log has it; the round that failed must go on
+        except Exception:  # the log has it; the failed round must continue
             log.exception("The alert could not be raised: %s", what)
 
     def worked(self, name: str) -> None:
@@ -50,7 +51,7 @@ class Troubles:
 
 
 class Periodic:
-    """Calls ``work`` at once, then every so many seconds, whatever it raises."""
+    """Calls ``work`` at once, then at a fixed interval in seconds, whatever it raises."""
 
     def __init__(self, name: str, every: float, work: Callable[[], None], troubles: Troubles) -> None:
         self._name = name
@@ -66,7 +67,7 @@ class Periodic:
         self._thread.start()
 
     def stop(self, patience: float = 2.0) -> None:
-        """End; a round that is under way gets ``patience`` seconds."""
+        """End; a running round gets ``patience`` seconds."""
         self._stopped.set()
         self._thread.join(patience)
 

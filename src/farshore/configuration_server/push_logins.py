@@ -1,4 +1,4 @@
-"""How a job is to log in to a machine by SSH: as a request says, sealed until the job ends."""
+"""The login of a job at a machine by SSH: taken from a request, sealed until the job ends."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from farshore.protection.installation import JumpHost, SshTarget
 def seal_login(
     tx: Transaction, installation: Services, user: Identity, request: SshLogin, through: str = ""
 ) -> tuple[str, dict[str, Any]]:
-    """Seal the key or password of a request, or of the push account that it names: the id of the secret, and where and
-    as whom to log in. ``stays``: no process server may be given it. ``through``: the name of the one that is to be.
-    Raises NotFound, Malformed, Forbidden."""
+    """Seal the key or password of a request, or of the push account that it names. Return the id of the secret, and the
+    address and user. ``stays``: no process server may receive it. ``through``: the name of the process server that
+    will. Raises NotFound, Malformed, Forbidden."""
     wanted = set(SshLogin.model_fields) - {"private_key", "password", "account"}
     asked = request.model_dump(mode="json", include=wanted)
     if request.account:
         account = push_accounts.get(tx, request.account)
         contributor = users.get(tx, user.name).role == Role.CONTRIBUTOR.value
         if account.by == "password" and not contributor:
-            # Whoever names the host may run it, and would read the password there.
+            # The user who names the host may run it, and would read the password there.
             raise Forbidden(
                 f"Push account {account.name} has a password, which the target host could read.",
                 remedy="Ask a contributor to do this, or use a push account with a key.",
             )
         if through and not contributor:
-            # It opens machines of every site. Whoever runs that process server, or has broken into it, could read it.
+            # The key opens machines of every site. An owner or intruder of that process server could read it.
             raise Forbidden(
                 f"Push account {account.name} would be passed to process server {through}, which could keep it.",
                 remedy="Ask a contributor to do this, or log in with your own key: --ssh-key FILE.",
@@ -58,8 +58,8 @@ def seal_login(
 
 @dataclass(frozen=True)
 class KeptLogin:
-    """What the catalog has for a login: the sealed secret, and the keys that the host and the jump host are known by
-    (empty: none yet)."""
+    """What the catalog has for a login: the sealed secret, and the known keys of the host and the jump host (empty:
+    none yet)."""
 
     sealed: bytes
     host_key: str
@@ -68,18 +68,19 @@ class KeptLogin:
 
 @dataclass(frozen=True)
 class Logins:
-    """What jobs log in with. ``asked``: where and as whom, as seal_login answers it; ``secret``: the id beside it."""
+    """Logins for jobs. ``asked``: address and user, as seal_login returns them; ``secret``: the id returned with
+    them."""
 
     catalog: Catalog
     clock: Clock
     sealer: Sealer
 
     def kept(self, tx: Transaction, secret: str, asked: Mapping[str, Any]) -> KeptLogin:
-        """Read what is kept of a login. Raises NotFound, Malformed."""
+        """Read a stored login. Raises NotFound, Malformed."""
         return KeptLogin(secrets.get(tx, secret), *known_keys(tx, asked))
 
     def target(self, secret: str, asked: Mapping[str, Any], kept: KeptLogin) -> SshTarget:
-        """Return the host as it is to be logged in to. Raises WrongKey, Malformed."""
+        """Return the host with its login. Raises WrongKey, Malformed."""
         private_key, password = from_secret(self.sealer.open(secret, kept.sealed))
         jump = None
         if hop := _jump_of(asked):
@@ -100,7 +101,7 @@ class Logins:
 
 
 def known_keys(tx: Transaction, asked: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the fingerprints that the host and the jump host must show; empty: whatever they show."""
+    """Return the fingerprints that the host and the jump host must show; empty: any."""
     jump = jump_place_of(asked)
     return (
         asked["host_key_fingerprint"] or secrets.host_key(tx, place_of(asked)),
@@ -109,18 +110,18 @@ def known_keys(tx: Transaction, asked: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def place_of(asked: Mapping[str, Any]) -> str:
-    """Return the name that the host's key is kept under."""
+    """Return the name under which the host's key is stored."""
     return _place(asked, asked["host"], asked["port"])
 
 
 def jump_place_of(asked: Mapping[str, Any]) -> str:
-    """Return the same of the host in between; empty if there is none."""
+    """Return the same for the jump host; empty if there is none."""
     hop = _jump_of(asked)
     return _place(asked, *hop[:2]) if hop else ""
 
 
 def _place(asked: Mapping[str, Any], host: str, port: int) -> str:
-    """An address means what it means to whoever logs in: two sites may have the same private one."""
+    """Return a name that includes who logs in: two sites may have hosts with the same private address."""
     through = asked.get("through", "")
     return f"{through}/{host}:{port}" if through else f"{host}:{port}"
 

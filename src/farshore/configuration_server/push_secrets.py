@@ -1,4 +1,4 @@
-"""What a push logs in with, as it is sealed: a private key by itself, or a JSON object with a password."""
+"""The sealed form of a push's login: a private key alone, or a JSON object with a password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which servers the agents turn to, and where this host reaches them."""
+"""The servers that agents use, and the addresses at which this host reaches them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HTTPS = 443
 def agents_servers(
     settings: Settings, catalog: Catalog, process_server: str | None = None
 ) -> dict[tuple[str, int], tuple[str, int]]:
-    """Return, by name and port as agents know them, this server and every process server, or the one with this id.
+    """Return, by name and port as agents know them, this server and every process server, or only the one with this id.
 
-    What bears one of this server's own names is on this host: agents may see it at an address that this host does not
-    have."""
+    A server with one of this server's own names is on this host: agents may see it at an address that this host does
+    not have."""
     found, here = own_server(settings), urlsplit(settings.local_url).hostname or ""
     own = {name for name, _ in found}
     with catalog.reading() as tx:
@@ -31,6 +31,6 @@ def agents_servers(
 
 
 def own_server(settings: Settings) -> dict[tuple[str, int], tuple[str, int]]:
-    """This server alone, in the same way."""
+    """Return this server alone, in the same form."""
     here = urlsplit(settings.local_url).hostname or ""
     return {(name.lower(), settings.port): (here, settings.port) for name in settings.names}

@@ -1,11 +1,11 @@
-"""A catalog made anew: from the records that the installation kept in its vault, and from what the vault itself holds.
+"""Rebuild a catalog from the records that the installation stored in its vault, and from the vault's own contents.
 
 In: an empty catalog of this release's schema. Out: one transaction with everything, or nothing; and a report that says
-of each piece how old it is. Where records and vault differ about epochs and points, the vault is right: it is what can
-be recovered.
+how old each part is. If records and vault differ about epochs and points, the vault is right: its contents can be
+recovered.
 
-Nothing of the former process server's spools, jobs or waiting commands is known any more. So no stream goes on as it
-was: every epoch is closed, and an agent that comes resyncs by hash into a new one.
+The former process server's spools, jobs and waiting commands are unknown. So no stream continues: every epoch is
+closed, and an agent that connects resyncs by hash into a new one.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ _BECOMING = frozenset({MachineState.ENROLLED.value, MachineState.INITIAL_REPLICA
 
 @dataclass
 class RecordReport:
-    """A kind of record: how many there were, and when the former installation changed it last (ns); 0: there is none
-    in the vault."""
+    """A kind of record: how many rows there were, and when the former installation last changed it (ns); 0: the vault
+    has none."""
 
     kind: str
     count: int
     written: int
     trouble: str = ""
     backup: bool = False
-    """They are those of the backup."""
+    """The rows are those of the backup."""
 
 
 @dataclass
 class MachineReport:
     """``newest`` (ns) is the time of its newest state in the vault, 0 for none. ``known``: by the installation's
-    records, else by the vault alone: then it has the default policy."""
+    records; otherwise by the vault alone, and then it has the default policy."""
 
     id: str
     name: str
@@ -78,26 +78,26 @@ class MachineReport:
 
 @dataclass
 class Report:
-    """What a new catalog knows, and how fresh it is."""
+    """What a new catalog contains, and how recent it is."""
 
     how: str
     records: list[RecordReport] = field(default_factory=list)
     machines: list[MachineReport] = field(default_factory=list)
     failovers: list[str] = field(default_factory=list)
-    """What became of those that were under way or up, in words."""
+    """What happened to failovers that were in progress or running, in words."""
 
     def as_json(self) -> dict[str, Any]:
-        """For a file, and for whoever shows it."""
+        """Return it for a file, and for the program that shows it."""
         return asdict(self)
 
 
 def highest_epoch(kept: Mapping[str, Record]) -> int:
-    """Return the highest number of an epoch that the records tell of."""
+    """Return the highest number of an epoch in the records."""
     return max((int(row["epoch"]) for kind in ("machines", "epochs") for row in _rows(kept, kind)), default=0)
 
 
 def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Contents], how: How, now: int) -> Report:
-    """Fill an empty catalog. Raises the catalog's errors; then nothing is in it."""
+    """Fill an empty catalog. Raises the catalog's errors; then it remains empty."""
     report = Report(how.value)
 
     def fill(tx: Transaction) -> None:
@@ -118,8 +118,8 @@ def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Conten
 
 
 def end(tx: Transaction, found: Sequence[Contents], known: Container[str], report: Report, now: int) -> None:
-    """Take what the vault holds of each machine, and close every epoch. ``known``: ids of machines that were known
-    before the vault was looked at."""
+    """Add what the vault holds of each machine, and close every epoch. ``known``: ids of machines that were known
+    before the vault was read."""
     for one in found:
         _from_vault(tx, one, now)
     for machine in machines.every(tx):
@@ -134,7 +134,7 @@ def _rows(kept: Mapping[str, Record], kind: str) -> Sequence[Row]:
 
 
 def put(tx: Transaction, kind: str, record: Record | None, report: Report) -> None:
-    """Rows of one kind; those that refer to what is not there are left out, or refer to nothing."""
+    """Insert rows of one kind; a row that refers to a missing one is omitted, or its reference is cleared."""
     rows = [dict(row) for row in record.rows] if record is not None else []
     present = {row.id for row in machines.every(tx)}
     if kind == "machines":
@@ -154,7 +154,8 @@ def _servers(tx: Transaction) -> set[str]:
 
 
 def _forget_former_servers(tx: Transaction, now: int) -> None:
-    """The process server and the master target that ran beside the former configuration server were a part of it."""
+    """Delete the process server and the master target that ran beside the former configuration server: they were a part
+    of it."""
     for server in process_servers.every(tx):
         if server.registered and not server.host_names:
             for machine in machines.sending_to(tx, server.id):
@@ -168,7 +169,7 @@ def _forget_former_servers(tx: Transaction, now: int) -> None:
 
 
 def settle_failovers(tx: Transaction, now: int) -> list[str]:
-    """Of an installation that was lost: its jobs are gone, and what it ran on its own host as well."""
+    """Settle the failovers of a lost installation: its jobs are gone, and so are the machines on its own host."""
     told = []
     kinds = {row.id: row.kind for row in sites.every(tx)}
     for row in failovers.in_states(tx, PRESENT):
@@ -177,7 +178,9 @@ def settle_failovers(tx: Transaction, now: int) -> list[str]:
             row.state, row.ended = FailoverState.FAILED.value, now
             row.message = "The installation that did it was lost."
             give_machine_back(row, machine)
-            told.append(f"{row.kind} of {machine.name} at {row.site}, under way, has failed. Ask for it again.")
+            told.append(
+                f"{row.kind} of {machine.name} at {row.site}, which was in progress, has failed. Request it again."
+            )
         elif kinds.get(row.site, "qemu") in _ON_THE_SERVER and not failovers.has_come_home(row):
             row.state, row.ended, row.stopped = FailoverState.CLEANED_UP.value, now, True
             row.message = "It ran on the host of the installation, which was lost."
@@ -193,7 +196,7 @@ def settle_failovers(tx: Transaction, now: int) -> list[str]:
             MachineState.FAILED_OVER,
             MachineState.COMMITTED,
         ):
-            machine.state = MachineState.RESYNC.value  # it can be failed over again, at once
+            machine.state = MachineState.RESYNC.value  # it can be failed over again at once
     return told
 
 
@@ -201,7 +204,7 @@ def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
     machine = tx.get(MachineRow, found.machine)
     if machine is None:
         if found.description is None:
-            return  # nothing of it can be opened; the report of the vault's own commands tells of it
+            return  # nothing of it can be opened; the report of the vault's own commands lists it
         machine = _unknown_machine(tx, found, now)
     if found.stretches and machine.state in _BECOMING:
         machine.state = MachineState.RESYNC.value
@@ -239,7 +242,7 @@ def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
 
 
 def _unknown_machine(tx: Transaction, found: Contents, now: int) -> MachineRow:
-    """A machine that the vault alone knows."""
+    """Return a row for a machine that only the vault knows."""
     assert found.description is not None
     taken, name = {row.name for row in machines.every(tx)}, found.description.hostname or found.machine
     fields = Description.model_validate({**asdict(found.description), "firmware": found.description.firmware})
@@ -273,7 +276,7 @@ def _point(machine: str, point: RecoveryPoint) -> PointRow:
 
 
 def say(tx: Transaction, head: Record | None, how: How, now: int, of: str = "") -> None:
-    """Note in the audit log and in the events how this catalog was made. ``of``: from what, besides the vault."""
+    """Record in the audit log and in the events how this catalog was made. ``of``: its source besides the vault."""
     last = head.rows[0] if head is not None and head.rows else {}
     message = f"The catalog was made from {of or 'the vault'} ({how.value})."
     if last:

@@ -1,10 +1,10 @@
-"""A catalog out of a backup, brought to what the vault says that happened since.
+"""Update a catalog from a backup by what happened since, according to the vault.
 
-*Facts* (machines and where they run, epochs, failovers, certificates and who is revoked, users, process servers, host
-keys, key grants) are those of the vault's records where these are newer than the backup. *Choices* (policies, sites,
-alert channels, push accounts, VMware servers) are those of the backup, with what was added since. Which record is newer
-is told by their names, not by clocks; only where the vault was away when the backup was made, by times. A record that
-is damaged is passed over: then the backup's rows stand, and the report says so.
+*Facts* (machines and where they run, epochs, failovers, certificates and revocations, users, process servers, host
+keys, key grants) come from the vault's records if these are newer than the backup. *Choices* (policies, sites, alert
+channels, push accounts, VMware servers) come from the backup, with what was added since. Names, not clocks, show which
+record is newer; times are used only if the vault was unreachable when the backup was made. A damaged record is skipped:
+then the backup's rows remain, and the report says so.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _CHOICES = frozenset({"policies", "sites", "alert-channels", "push-accounts", "v
 
 @dataclass
 class Kept:
-    """The records of a vault. ``newer``: the kinds that changed after the backup was made; ``troubles``: those that
-    cannot be read, with the reason."""
+    """The records of a vault. ``newer``: the kinds that changed after the backup was made; ``troubles``: unreadable
+    kinds, with the reason."""
 
     records: dict[str, Record] = field(default_factory=dict)
     newer: set[str] = field(default_factory=set)
@@ -38,13 +38,13 @@ class Kept:
 
 
 def newest_records(vault: Vault, backup: backup_file.Contents) -> Kept:
-    """Read them. Raises the store's errors."""
+    """Read the newest records. Raises the store's errors."""
     found = Kept()
     read: list[Record] = []
     for names in record_names(vault.store).values():
         try:
             read.append(read_record(vault.store, vault.installation_key, names[-1]))
-        except (Damaged, NotFound) as error:  # a kind without one of its parts is no kind
+        except (Damaged, NotFound) as error:  # a kind that lacks one of its parts is not used
             found.troubles[names[-1].kind] = error.message
     found.records = {
         one.name.kind: whole(one, read) for one in read if not one.name.parts and one.name.kind not in found.troubles
@@ -68,8 +68,8 @@ def reconcile(
     *,
     jobs_lost: bool,
 ) -> Report:
-    """Change a catalog that holds a backup's rows. ``jobs_lost``: the failovers that were under way are not any more,
-    and what ran on the host is gone. Raises the catalog's errors; then it is as it was."""
+    """Update a catalog that holds a backup's rows. ``jobs_lost``: failovers that were in progress no longer are, and
+    machines on the host are gone. Raises the catalog's errors; then it is unchanged."""
     report = Report(How.RESTORED.value)
 
     def fill(tx: Transaction) -> None:
@@ -90,8 +90,8 @@ def reconcile(
 
 
 def _forget_what_is_gone(tx: Transaction, facts: Mapping[str, Record]) -> None:
-    """Rows of facts that the newer records do not have any more; what streams and servers were at; and every point: the
-    vault says which there are."""
+    """Delete rows of facts that the newer records no longer have, the positions of streams and servers, and every
+    point: the vault says which exist."""
     points.forget_all(tx)
     servers = facts.get("process-servers")
     left = None if servers is None else {row["id"] for row in servers.rows}

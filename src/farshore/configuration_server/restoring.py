@@ -1,10 +1,10 @@
-"""An installation made from a backup, where it was or on another host: a new generation of its vault's owner.
+"""Make an installation from a backup, at its old place or on another host: a new generation of its vault's owner.
 
-A backup is old, the vault goes on. So what happened since comes from the vault: which machines there are, where they
-run, which failovers there were, and who is trusted. The backup gives what was chosen, and what it alone holds (see
+A backup is old, and the vault continues. So the events since then come from the vault: which machines there are, where
+they run, which failovers there were, and who is trusted. The backup supplies the choices, and what only it holds (see
 reconciling). The order is that of adopting: everything is read before anything is changed, then the vault is taken,
-then it is read for good. A file ``restoring`` in the folder says that this is under way; it can be repeated at any
-place.
+then it is read for use. A file ``restoring`` in the folder marks that this is in progress; it can be interrupted and
+repeated anywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _UNDER_WAY = "restoring"
 
 
 def opened_backup(file: Path, key_file: Path) -> Backup:
-    """Return a backup of which every byte was read and found genuine. Raises NotFound, WrongKey, Damaged,
+    """Return a backup of which every byte was read and found authentic. Raises NotFound, WrongKey, Damaged,
     Unsupported."""
     backup = Backup(file, open_key_file(key_file))
     backup.check()
@@ -47,9 +47,9 @@ def opened_backup(file: Path, key_file: Path) -> Backup:
 
 
 def restore(home: Path, file: Path, key_file: Path, given: Mapping[str, object], clock: Clock) -> Report:
-    """Make the installation of a backup in ``home``; ``given``: settings that are to be other than its. Files of the
-    installation that are there stay; its catalog is put aside. Raises as opened_backup, Refused if the folder is
-    another installation's, WrongState if the vault is not the backup's or another installation has it, the store's
+    """Make the installation of a backup in ``home``; ``given``: settings that replace the backup's. Existing files of
+    the installation remain; its catalog is kept under another name. Raises as opened_backup, Refused if the folder has
+    another installation, WrongState if the vault is not the backup's or another installation owns it, the store's
     errors; then nothing has changed."""
     os.umask(0o077)
     backup = opened_backup(file, key_file)
@@ -100,7 +100,7 @@ def _fill(settings: Settings, opened: OpenVault, backup: Backup, found: Kept, ow
 
 
 def _settings(home: Path, kept: Mapping[str, Mapping[str, str]], given: Mapping[str, object]) -> Settings:
-    """Those of the folder where there are any, else the backup's."""
+    """Return the folder's settings if there are any, otherwise the backup's."""
     try:
         present = load(home).model_dump()
     except NotFound:
@@ -122,7 +122,7 @@ def _check_folder(settings: Settings, backup: Backup) -> None:
 
 
 def _check_vault(opened: OpenVault, backup: Backup) -> Owner:
-    """The present owner of the vault, which must be this installation."""
+    """Return the present owner of the vault, which must be this installation."""
     of_backup = backup.contents
     if opened.vault_id != of_backup.vault:
         raise WrongState(
@@ -141,7 +141,7 @@ def _check_vault(opened: OpenVault, backup: Backup) -> Owner:
 
 
 def _begin(settings: Settings, own_key: Path, *, fresh: bool) -> None:
-    """Say that it is under way, and put the present catalog aside: once, however often it is repeated."""
+    """Mark that the restore is in progress, and rename the present catalog: once, however often it is repeated."""
     settings.home.mkdir(parents=True, exist_ok=True)
     settings.home.chmod(0o700)
     marker, standing = settings.home / _UNDER_WAY, _standing(settings)
@@ -170,7 +170,7 @@ def _write(marker: Path, standing: Mapping[str, Any]) -> None:
 
 
 def _write_files(settings: Settings, kept: Mapping[str, Mapping[str, str]], found: Kept) -> None:
-    """Where there are none: the newer first, of the vault's and the backup's."""
+    """Write missing files: of the vault's and the backup's, the newer first."""
     of_backup = [dict(row) for name, row in kept.items() if name != FILE_NAME]
     record = found.records.get(FILES)
     of_vault = [] if record is None else [dict(row) for row in record.rows]

@@ -1,4 +1,4 @@
-"""Seals what a job needs and the database must not show: an SSH key, while a push installation runs."""
+"""Seal what a job needs and the database must not show, for example an SSH key while a push installation runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NONCE_BYTES = 12
 
 
 class Sealer:
-    """AES-256-GCM with a random nonce; the secret's id is bound in, so one cannot stand in for another."""
+    """AES-256-GCM with a random nonce; the secret's id is authenticated, so one secret cannot replace another."""
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)

@@ -1,4 +1,4 @@
-"""What the API's endpoints work with; made once in main.py, reached through ``request.app.state``."""
+"""What the API's endpoints work with; created once in main.py, available as ``request.app.state``."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class Services:
     clock: Clock
     limits: Limits
     authenticators: Sequence[Authenticator]
-    """Who sent a request is asked of them in this order."""
+    """They identify a request's sender, in this order."""
     release_key: ReleaseKey
     recovery: RecoveryContext
     readiness: ReadinessWatch
     waiting: Waiting = field(default_factory=Waiting)
     """The agents that wait for commands."""
     renew: Callable[[], None] = lambda: None
-    """Put to use at once what was changed about certificates."""
+    """Called so that changes of certificates take effect at once."""
     agent_releases: AgentReleases = field(default_factory=AgentReleases)
     point_room: PointRoom = field(default_factory=PointRoom)
     gather_seconds: float = 0.1
-    """For how long heartbeats are gathered that are written together."""
+    """Time for which heartbeats are collected that are written together."""
 
     @cached_property
     def heartbeats(self) -> Together:
-        """Writes heartbeats, those of a moment in one transaction."""
+        """Writes heartbeats: those that arrive together share one transaction."""
         return Together(self.catalog, _read_for_heartbeats, self.gather_seconds)
 
 

@@ -1,7 +1,7 @@
-"""Where the configuration server keeps its state and how it is reached.
+"""Where the configuration server keeps its state, and its addresses.
 
 Read from ``<home>/configuration-server.toml`` (written by ``setup``), overridden by FARSHORE_* variables, and those by
-options of the command line. No setting is a secret: those lie in 0600 files beside it.
+options of the command line. No setting is a secret: secrets are in 0600 files beside it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CREDENTIALS_FILE_NAME = "credentials.json"
 
 
 class Settings(BaseSettings):
-    """``advertise``: the names and addresses at which machines reach this server; they are told the first.
-    ``scrub_days``: in so many days every byte of the vault is read and checked once."""
+    """``advertise``: the names and addresses at which machines reach this server; agents connect to the first.
+    ``scrub_days``: the period in which every byte of the vault is read and checked once."""
 
     model_config = SettingsConfigDict(env_prefix="FARSHORE_", extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     process_server_port: int = Field(default=9443, ge=1, le=65535)
     advertise: tuple[str, ...] = ("127.0.0.1", "localhost")
     standby: tuple[str, ...] = ()
-    """URLs at which an installation would be reached that takes this one's place; agents are told them beforehand."""
+    """URLs of an installation that would take this one's place; agents learn them in advance."""
     vault_url: str = ""
     catalog_url: str = ""
     jobs_url: str = ""
@@ -50,13 +50,14 @@ class Settings(BaseSettings):
     spool_limit: int = Field(default=4 << 30, ge=64 << 20)
     scrub_days: int = Field(default=30, ge=1)
     give_up_process_server_after: int = Field(default=20, ge=5)
-    """Seconds of silence, while this server listens, after which a process server's machines go to others."""
+    """Seconds of silence, while this server can receive reports, after which a process server's machines move to
+    others."""
     heartbeat_every: float = Field(default=10.0, ge=1, le=20)
-    """Seconds between two heartbeats of a machine that is protected; one that is being copied reports every 2 s."""
+    """Seconds between two heartbeats of a protected machine; one that is being copied reports every 2 s."""
     keep_events_days: int = Field(default=400, ge=1)
     keep_events_most: int = Field(default=200_000, ge=1000)
     release_key_file: str = ""
-    """Where the private half of the release key lies; empty: ``release/release.key`` in the installation's folder."""
+    """File of the private half of the release key; empty: ``release/release.key`` in the installation's folder."""
     tls_ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
     @classmethod
@@ -68,27 +69,27 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return what the constructor is given, and nothing else: `from_environment` says what the variables set."""
+        """Use only the constructor's arguments: `from_environment` handles the variables."""
         return (init_settings,)
 
     @property
     def base_url(self) -> str:
-        """What machines are told."""
+        """The URL that machines get."""
         return f"https://{_bracketed(self.advertise[0])}:{self.port}"
 
     @property
     def local_url(self) -> str:
-        """What programs on this machine use."""
+        """The URL for programs on this host."""
         return f"https://{_bracketed(self.listen if self._listens_at_one_address else '127.0.0.1')}:{self.port}"
 
     @property
     def process_server_url(self) -> str:
-        """Where machines reach the process server that ``farshore up`` starts."""
+        """The URL at which machines reach the process server that ``farshore up`` starts."""
         return f"https://{_bracketed(self.advertise[0])}:{self.process_server_port}"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names and addresses that the server certificates hold."""
+        """All names and addresses in the server certificates."""
         own = (self.listen,) if self._listens_at_one_address else ()
         return tuple(dict.fromkeys((*self.advertise, *own, "127.0.0.1", "localhost")))
 
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
 
     @property
     def vault(self) -> str:
-        """The vault: a folder beside the catalog unless told otherwise."""
+        """The vault: by default a folder beside the catalog."""
         return self.vault_url or f"file://{self.home / 'vault'}"
 
     @property
@@ -118,7 +119,7 @@ class Settings(BaseSettings):
 
     @property
     def installation_id(self) -> Path:
-        """Which installation this is; the same on every server that shares its catalog."""
+        """The file with the installation's id; the same on every server that shares its catalog."""
         return self.home / "installation.id"
 
     @property
@@ -138,7 +139,7 @@ class Settings(BaseSettings):
 
     @property
     def admin_credentials(self) -> Path:
-        """What the CLI uses by default."""
+        """The credentials that the CLI uses by default."""
         return self.home / "admin.json"
 
     @property
@@ -152,8 +153,8 @@ class Settings(BaseSettings):
         return self.home / "master-target"
 
     def save(self) -> None:
-        """Write our file and those of the servers that ``farshore up`` starts beside ours. Defaults are written too, so
-        that they can be read and edited."""
+        """Write our settings file, and those of the servers that ``farshore up`` starts, beside it. Defaults are
+        written too, so that they can be read and edited."""
         _write_toml(self.home / FILE_NAME, self.model_dump(mode="json", exclude={"home"}))
         _write_toml(
             self.process_server_home / PROCESS_SERVER_FILE_NAME,
@@ -171,14 +172,13 @@ class Settings(BaseSettings):
             credentials = str(self.master_target_home / CREDENTIALS_FILE_NAME)
             _write_toml(path, {"state": str(self.master_target_home / "state"), "credentials": credentials})
         else:
-            path.unlink(missing_ok=True)  # by which it is known that none is to run
+            path.unlink(missing_ok=True)  # its absence shows that none should run
 
 
 def load(home: Path) -> Settings:
     """Read the settings of an installation. Raises NotFound if there is none, Malformed with the field named.
 
-    FARSHORE_* variables win over the file; which installation it is, the caller has decided.
-    """
+    FARSHORE_* variables override the file; the caller has chosen the installation."""
     path = home / FILE_NAME
     try:
         values = tomllib.loads(path.read_text())
@@ -190,7 +190,7 @@ def load(home: Path) -> Settings:
 
 
 def from_environment() -> dict[str, object]:
-    """Return what FARSHORE_* variables set, but for the installation's folder. Raises Malformed."""
+    """Return what FARSHORE_* variables set, except the installation's folder. Raises Malformed."""
     try:
         found = EnvSettingsSource(Settings)()
     except SettingsError as error:
@@ -209,12 +209,12 @@ def checked(values: dict[str, object]) -> Settings:
 
 
 def home_from_environment() -> Path:
-    """Return FARSHORE_HOME, else the default."""
+    """Return FARSHORE_HOME, or the default."""
     return Path(os.environ.get("FARSHORE_HOME") or DEFAULT_HOME)
 
 
 def _write_toml(path: Path, values: dict[str, object]) -> None:
-    # JSON's strings, numbers, truth values and arrays of those are TOML's as well.
+    # JSON's strings, numbers, booleans and arrays of those are valid TOML.
     text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
     temporary = path.with_suffix(".new")
     temporary.write_text(f"# Written by `farshore up`, from its options. Restart after a change.\n{text}")

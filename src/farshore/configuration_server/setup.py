@@ -1,6 +1,6 @@
-"""Makes or completes an installation: ``python -m farshore.configuration_server.setup``, run by ``farshore up``.
+"""Create or complete an installation: ``python -m farshore.configuration_server.setup``, run by ``farshore up``.
 
-A program of its own, for it needs neither web framework nor job engine, and they take seconds to load.
+A separate program, because it needs neither the web framework nor the job engine, which take seconds to load.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_up(options: argparse.Namespace) -> None:
-    """Raises Refused, with the file, for what the home's file system does not take."""
+    """Set up. Raises Refused, with the file, for what the file system of the home does not support."""
     try:
         if options.rebuild_catalog:
             rebuild_catalog(load(options.home), SystemClock())
@@ -78,7 +78,7 @@ def _answer(fields: dict[str, Any]) -> None:
 
 
 def _check_ports(settings: Settings) -> None:
-    """Raise Refused if a port is taken, before anything is made or started."""
+    """Raise Refused if a port is in use, before anything is created or started."""
     for option, port in (("--port", settings.port), ("--process-server-port", settings.process_server_port)):
         family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET
         with socket.socket(family) as tried:
@@ -100,7 +100,7 @@ def _check_ports(settings: Settings) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """What the installation has, overridden by what is given now."""
+    """Return the installation's settings, overridden by the options."""
     try:
         present = load(options.home).model_dump()
     except NotFound:
@@ -117,7 +117,7 @@ def _given(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _new_home(home: Path) -> Path:
-    """The folder of a new installation. It comes to be part of URLs and of command lines, so not every name will do.
+    """Return the folder of a new installation. It becomes part of URLs and of command lines, so some names are refused.
     Raises Malformed."""
     found = _UNFIT.search(str(home))
     if found is not None or ".." in home.parts:
@@ -130,7 +130,7 @@ def _new_home(home: Path) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Makes or completes an installation; what is not given stays as it is."
+        description="Creates or completes an installation; omitted options keep their values."
     )
     home = home_from_environment()
     parser.add_argument("--home", type=Path, default=home, help="folder of the installation (FARSHORE_HOME)")
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port of the REST API")
     parser.add_argument("--process-server-port", type=int, help="port of the process server's data plane")
     parser.add_argument(
-        "--advertise", action="append", help="a name or address that machines use; they are told the first"
+        "--advertise", action="append", help="a name or address that machines use; they connect to the first"
     )
     parser.add_argument(
         "--standby", action="append", help="https://HOST:PORT where an installation that takes over would be reached"
@@ -150,12 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--catalog-url", help="another database than the SQLite file of the installation")
     parser.add_argument("--adopt-vault", metavar="URL", help="take over the vault of an installation that is lost")
     parser.add_argument("--key", type=Path, help="the vault owner's key file")
-    parser.add_argument("--rebuild-catalog", action="store_true", help="make a lost catalog anew from the vault")
+    parser.add_argument("--rebuild-catalog", action="store_true", help="rebuild a lost catalog from the vault")
     parser.add_argument("--back-up", type=Path, metavar="FILE", help="write a backup to a new file")
     parser.add_argument("--show-backup", type=Path, metavar="FILE", help="with --key: check a backup")
     parser.add_argument("--restore", type=Path, metavar="FILE", help="with --key: make the installation of a backup")
-    parser.add_argument("--check-ports", action="store_true", help="refuse a port that is taken")
-    parser.add_argument("--json", action="store_true", help="tell an error as JSON")
+    parser.add_argument("--check-ports", action="store_true", help="refuse a port that is in use")
+    parser.add_argument("--json", action="store_true", help="print an error as JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Opens the recovery sites that the catalog knows."""
+"""Open the recovery sites that the catalog knows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from farshore.sites.registry import SiteConfiguration, open_site
 
 @dataclass(frozen=True)
 class OpenSites:
-    """Each keeps its files in a folder of its own below ``folder``."""
+    """Each site keeps its files in its own folder below ``folder``."""
 
     catalog: Catalog
     sealer: Sealer
     folder: Path
 
     def __call__(self, site: str) -> RecoverySite:
-        """The site with this id, or a LostSite in its place. Raises NotFound, and WrongKey for a secret that was sealed
-        with another key."""
+        """Return the site with this id, or a LostSite in its place. Raises NotFound, and WrongKey for a secret that was
+        sealed with another key."""
         return opened(self.catalog, site, self._open)
 
     def _open(self, row: SiteRow) -> RecoverySite:

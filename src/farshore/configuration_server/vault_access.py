@@ -1,4 +1,4 @@
-"""The vault as the control plane sees it: where it is and which keys go with it."""
+"""The vault for the control plane: its place and its keys."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class VaultAccess(Protocol):
-    """What the API needs of a vault. One object serves all threads."""
+    """What the API needs from a vault. One object serves all threads."""
 
     @property
     def url(self) -> str:
@@ -59,8 +59,8 @@ class VaultAccess(Protocol):
         ...
 
     def machine_key(self, machine: str) -> str:
-        """Return a machine's key in hex, made if the vault holds nothing of it. Never logged. Raises NotFound if it was
-        erased, Damaged, the store's errors."""
+        """Return a machine's key in hex; create it if the vault holds nothing of the machine. Never logged. Raises
+        NotFound if the machine was erased, Damaged, the store's errors."""
         ...
 
     def chunk_keys(self, domain: int) -> ChunkKeys:
@@ -68,49 +68,50 @@ class VaultAccess(Protocol):
         ...
 
     def domain(self, name: str) -> int:
-        """Return the number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
+        """Return the number of the deduplication domain called ``name``; create it if it is new; 0 for the empty
+        name."""
         ...
 
     def pin(self, machine: str, position: Position) -> RecoveryPoint:
-        """Have retention keep a state. A no-op if it does. Raises NotFound or Damaged if it cannot be opened,
-        TryLater, Unsupported, the store's errors."""
+        """Pin a state, so that retention keeps it. A no-op if it is pinned. Raises NotFound or Damaged if it cannot be
+        opened, TryLater, Unsupported, the store's errors."""
         ...
 
     def unpin(self, machine: str, position: Position) -> bool:
-        """Let retention decide about a state; return False if it was not pinned. Raises the store's errors."""
+        """Unpin a state; return False if it was not pinned. Raises the store's errors."""
         ...
 
     def delete_point(self, machine: str, point: str) -> None:
-        """Delete a stored point by its id; its state stays as long as the policy says. Raises NotFound, Refused, the
+        """Delete a stored point by its id; its state is kept as long as the policy says. Raises NotFound, Refused, the
         store's errors."""
         ...
 
     def requests(self) -> tuple[dict[str, int], float]:
-        """Return how many requests this server made to the store, by kind, and in how many seconds."""
+        """Return this server's requests to the store, by kind, and the seconds in which they were made."""
         ...
 
     def check(self) -> str:
-        """Return what is wrong with the vault, empty when nothing is."""
+        """Return the problem of the vault, or ""."""
         ...
 
     @property
     def generation(self) -> int:
-        """As which it is owned; 0 before that is known."""
+        """The generation as which it is owned; 0 before that is known."""
         ...
 
     @property
     def successor(self) -> str:
-        """The URL of the installation that is known to have taken the vault over; empty: none is."""
+        """The URL of the installation that is known to have taken the vault over; "" if none is known."""
         ...
 
     def check_owner(self) -> None:
-        """Raise Displaced where another installation is known to have taken the vault over. Asks nobody."""
+        """Raise Displaced if another installation is known to have taken the vault over. Sends no request."""
         ...
 
 
 @dataclass(frozen=True)
 class FixedVaultAccess:
-    """A vault that is described and never touched: for tests of the API alone."""
+    """A vault with fixed answers that is never accessed: for tests of the API alone."""
 
     url: str
     vault_id: str = "00000000-0000-0000-0000-000000000000"
@@ -122,19 +123,19 @@ class FixedVaultAccess:
     successor: str = ""
 
     def machine_key(self, machine: str) -> str:
-        """Return a random key, another one for each machine."""
+        """Return a random key, a different one for each machine."""
         return sha256(machine.encode()).hexdigest()
 
     def chunk_keys(self, domain: int) -> ChunkKeys:
-        """Return random keys, other ones for each domain."""
+        """Return random keys, different ones for each domain."""
         return ChunkKeys(domain=domain, seal=f"{domain:064x}", hash=f"{1000 + domain:064x}")
 
     def domain(self, name: str) -> int:
-        """Count them."""
+        """Number the domains in the order of their first use."""
         return self.domains.setdefault(name, len(self.domains))
 
     def pin(self, machine: str, position: Position) -> RecoveryPoint:
-        """Pretend to pin, as if every state were there."""
+        """Return a point, as if every state existed."""
         kind = PointKind.CRASH_CONSISTENT
         return RecoveryPoint(PointId(str(position)), MachineId(machine), position, 0, kind)
 
@@ -148,15 +149,15 @@ class FixedVaultAccess:
         raise _not_in_it(machine, point)
 
     def requests(self) -> tuple[dict[str, int], float]:
-        """Return no requests, as the store is never touched."""
+        """Return no requests, as the store is never used."""
         return {}, 0.0
 
     def check(self) -> str:
-        """Return what it was set to say."""
+        """Return the configured answer."""
         return self.trouble
 
     def check_owner(self) -> None:
-        """The same."""
+        """Do nothing, or raise as configured."""
         for error in self.displaced:
             raise error
 
@@ -175,9 +176,9 @@ class OpenVault:
 
     @classmethod
     def open(cls, url: str, key_file: Path, indexes: Path | None = None, generation: int = 0) -> OpenVault:
-        """Open it, and bring an older one to today's format. ``indexes``: the folder for chunk indexes. ``generation``:
-        as which it is owned; nothing is written to it once there is a later one (0: nobody asks). Raises NotFound,
-        WrongKey and what stores raise."""
+        """Open the vault, and convert an older one to the present format. ``indexes``: the folder for chunk indexes.
+        ``generation``: as which it is owned; nothing is written to it once there is a later one (0: no check). Raises
+        NotFound, WrongKey and the store's errors."""
         store = counted(open_store(url))
         guarded = owned(store)
         opened = cls(url, Vault.open(guarded, open_key_file(key_file), indexes), store)
@@ -189,14 +190,15 @@ class OpenVault:
         return opened
 
     def own(self, generation: int) -> None:
-        """Write to the vault only as long as no later generation has begun."""
+        """Write to the vault only while no later generation exists."""
         store = self.vault.store
         assert isinstance(store, OwnedStore)
         self.ownership = store.guard = Ownership(store, self.vault.upkeep_key, generation, _log_displaced)
 
     def look_at_store(self) -> None:
-        """Try whether the store still creates objects only. `check` reports one that does not, and process servers
-        refuse it; a failover reads only, so it must not fail for that. Raises the store's other errors."""
+        """Check that the store still refuses to replace an object on create. `check` reports a store that does not, and
+        process servers refuse it; a failover only reads, so it must not fail for that. Raises the store's other
+        errors."""
         self._unsafe = ""
         try:
             check_creates_only(self.vault.store)
@@ -204,18 +206,20 @@ class OpenVault:
             self._unsafe = error.message
             log.error("%s", error)
         except (Forbidden, NoSpace) as error:
-            log.warning("It cannot be tried whether the vault's store keeps what a vault rests on: %s", error)
+            log.warning(
+                "The vault's store could not be tested for conditional puts, on which a vault depends: %s", error
+            )
 
     def bring_up_to_date(self) -> None:
-        """Bring a vault of an older format to today's. One that takes no more objects is left as it is, for a failover
-        must not fail for that; `check` says so. Raises the store's other errors."""
+        """Convert a vault of an older format to the present one. A vault that accepts no more objects is unchanged,
+        because a failover must not fail for that; `check` reports it. Raises the store's other errors."""
         try:
             upgrade(self.vault)
             self._outdated = ""
         except (Forbidden, NoSpace) as error:
             self._outdated = (
-                "The vault has an older format, in which process servers cannot store, and cannot be brought to "
-                f"today's: {error.message}"
+                "The vault has an older format, in which process servers cannot store, and cannot be converted: "
+                f"{error.message}"
             )
             log.error("%s %s", self._outdated, error.remedy)
 
@@ -226,7 +230,7 @@ class OpenVault:
 
     @property
     def vault_key(self) -> str:
-        """The vault key in hex, for what runs on this host. Never logged."""
+        """The vault key in hex, for programs on this host. Never logged."""
         return self.vault.key_hex
 
     @property
@@ -236,7 +240,7 @@ class OpenVault:
 
     def machine_key(self, machine: str) -> str:
         """See VaultAccess."""
-        # Read anew: one that was erased or damaged since must not be given from memory.
+        # Read each time: a key that was erased or damaged since must not come from memory.
         return self.vault.read_key(MachineId(machine)).secret.hex()
 
     def chunk_keys(self, domain: int) -> ChunkKeys:
@@ -265,7 +269,7 @@ class OpenVault:
         return ({}, 0.0) if self._counted is None else (self._counted.requests, self._counted.seconds)
 
     def check(self) -> str:
-        """See VaultAccess: whether the descriptor can be read, and has today's format."""
+        """See VaultAccess: whether the descriptor can be read, and has the present format."""
         try:
             read_descriptor(self.vault.store)
         except FarshoreError as error:
@@ -301,13 +305,12 @@ def _log_displaced(error: Displaced) -> None:
 
 
 def ensure_vault(url: str, key_file: Path, record: Path | None = None, generation: int = 0) -> OpenVault:
-    """Open the vault, as OpenVault.open; at the first run make its owner's key and the vault itself, and note in
-    ``record`` which it is.
+    """Open the vault, as OpenVault.open. At the first run create its owner's key and the vault itself, and store its id
+    in ``record``.
 
-    Raises NotFound where there is a vault and its key is lost, WrongKey for the key of another, Damaged where a vault
-    has lost its descriptor, and Unreachable where the vault that was noted is not there (its disk is not mounted): a
-    new one in its place would hide that.
-    """
+    Raises NotFound if there is a vault and its key is lost, WrongKey for the key of another vault, Damaged if a vault
+    has lost its descriptor. Raises Unreachable if the recorded vault is not there (its disk is not mounted): a new one
+    in its place would hide that."""
     opened = _opened_or_made(url, key_file, noted(record, url), generation)
     if record is not None:
         _note(record, {"url": url, "vault": opened.vault_id, "within": _within(record.parent, url)})
@@ -342,8 +345,8 @@ def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> O
 
 
 def noted(record: Path | None, url: str) -> str:
-    """Return the id of the vault that was in this place; empty if none is known to have been. A vault within the home
-    is in the same place after the home has moved, or was named by another way to it."""
+    """Return the id of the vault that was at this place; "" if none is known. A vault within the home is at the same
+    place after the home was moved, or was named by another path."""
     if record is None:
         return ""
     try:
@@ -358,7 +361,7 @@ def noted(record: Path | None, url: str) -> str:
 
 
 def _within(home: Path, url: str) -> str:
-    """The path of a vault below the home; empty for a vault elsewhere."""
+    """Return the path of a vault below the home; empty for a vault elsewhere."""
     path = Path(url.removeprefix("file://"))
     return str(path.relative_to(home)) if url.startswith("file://") and path.is_relative_to(home) else ""
 

@@ -1,7 +1,6 @@
-"""What a vault itself tells of its machines, for a catalog that is made anew: epochs, points, descriptions.
+"""Read from a vault what it contains of its machines, for rebuilding a catalog: epochs, points, descriptions.
 
-Reads listings and small documents only. What is damaged or cannot be read of one machine is told with it, and ends
-nothing else.
+Reads listings and small documents only. Damage of one machine is reported with it and does not stop the others.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from farshore.vault.objects.epochs import EpochRecord
 from farshore.vault.vault import Vault
 
 _NOT_EPOCHS = 1 << 32
-"""Numbers of descriptions from here on are times, of older writers."""
+"""Numbers of descriptions from here on are times, written by older releases."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A complete epoch, and up to where its journal is stored without a gap; ``time`` (ns) of its last record."""
+    """A complete epoch, and the position up to which its journal is stored without a gap; ``time`` (ns) of its last
+    record."""
 
     record: EpochRecord
     stored: int
@@ -34,7 +34,7 @@ class Stretch:
 
 @dataclass
 class Contents:
-    """Of one machine. ``newest`` is its newest state, None if there is none."""
+    """The contents of one machine. ``newest`` is its newest state, None if there is none."""
 
     machine: MachineId
     description: MachineDescription | None = None
@@ -45,12 +45,12 @@ class Contents:
 
     @property
     def newest(self) -> RecoveryPoint | None:
-        """The last of its points by position."""
+        """The last of its points, by position."""
         return self.points[-1] if self.points else None
 
 
 def contents(vault: Vault) -> Iterator[Contents]:
-    """Of every machine that was not erased. Raises the store's errors."""
+    """Yield the contents of every machine that was not erased. Raises the store's errors."""
     erased = vault.erased()
     for machine in vault.machines():
         if machine not in erased:
@@ -74,8 +74,8 @@ def _of(vault: Vault, machine: MachineId) -> Contents:
 
 
 def highest(vault: Vault, machine: MachineId) -> int:
-    """Return the highest number of an epoch of which there is anything, by names alone: complete or not. Raises the
-    store's errors."""
+    """Return the highest number of an epoch that has any object, by names alone, complete or not. Raises the store's
+    errors."""
     folder = vault_names.machine_folder(machine)
     numbers = [int(name, 16) for name in vault.store.folders(f"{folder}segments/")]
     for kind in ("epochs/", "bases/", "descriptions/", "layers/", "points/"):

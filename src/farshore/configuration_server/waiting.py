@@ -1,10 +1,10 @@
 """The agents that wait for commands: open streams, woken when their machine's open commands change.
 
-An idle stream is a coroutine and a connection: no thread, no transaction, no query. What wakes it: a commit of this
-process (``Catalog.listen``), and the look that every server takes at all open commands once a second, which finds what
-other servers of the same database wrote. What goes over the stream is read from the catalog after it was woken, so a
-wake-up too many costs a query, and one that is missed costs the time until the next look. Relies on ``heard`` being
-read before the catalog: what is said between that and ``wait`` is not missed.
+An idle stream is a coroutine and a connection: no thread, no transaction, no query. It is woken by a commit of this
+process (``Catalog.listen``), and by a query that every server makes once a second for all open commands, which finds
+what other servers of the same database wrote. After it is woken, it reads the catalog. So an unnecessary wake-up costs
+a query, and a missed one costs the time until the next query. Relies on ``heard`` being read before the catalog:
+announcements between that and ``wait`` are not missed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ LOOK_EVERY = 1.0
 
 
 class Waiter:
-    """One stream; it belongs to the loop that made it. ``known``: ids of the commands that went over it last."""
+    """One stream; it belongs to the loop that created it. ``known``: ids of the commands that were sent on it last."""
 
     def __init__(self, machine: str, known: Sequence[str]) -> None:
         self.machine, self.known = machine, tuple(known)
         self.ended = False
-        """Another stream of the machine has taken its place, or the server ends."""
+        """Another stream of the machine has replaced it, or the server ends."""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
     async def woken(self, until: float) -> bool:
-        """Wait for news until that time of the loop; whether there may be some."""
+        """Wait for news until that time of the loop; return whether there may be some."""
         try:
             async with asyncio.timeout_at(until):
                 await self._event.wait()
@@ -58,12 +58,12 @@ class Waiting:
 
     @property
     def heard(self) -> int:
-        """How often something was said of commands."""
+        """How many announcements there were."""
         return self._heard
 
     @property
     def machines(self) -> set[str]:
-        """Whose streams are open."""
+        """The machines whose streams are open."""
         with self._lock:
             return set(self._waiters)
 
@@ -97,7 +97,7 @@ class Waiting:
             waiter.wake()
 
     def compare(self, open_ids: Mapping[str, Sequence[str]]) -> None:
-        """Wake whoever knows other commands than these; a machine that is missing has none."""
+        """Wake each machine that knows other commands than these; a machine that is missing here has none."""
         with self._lock:
             waiters = list(self._waiters.values())
         for waiter in waiters:
@@ -105,7 +105,7 @@ class Waiting:
                 waiter.wake()
 
     def end(self) -> None:
-        """End all streams, and those that are still to begin: the server shuts down."""
+        """End all streams, and prevent new ones: the server shuts down."""
         with self._lock:
             self._ending = True
             found = list(self._waiters.values())
@@ -114,7 +114,7 @@ class Waiting:
 
 
 def look(catalog: Catalog, waiting: Waiting) -> None:
-    """Wake those whose commands another server changed: one query, however many agents wait."""
+    """Wake machines whose commands another server changed: one query, however many agents wait."""
     with catalog.reading() as tx:
         found = commands.open_ids(tx)
     waiting.compare(found)

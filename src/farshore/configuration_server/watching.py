@@ -1,7 +1,7 @@
-"""The watch's round: brings the open alerts in line with what is wrong now, and machines to servers that are well.
+"""The watch's round: update the open alerts, and move machines to healthy servers.
 
-Nobody was heard while this server did not run. After a start it waits as long as an agent may be silent, and until then
-it judges everybody as of when it was away, so a restart raises no alert that ends by itself.
+Nothing was received while this server did not run. After a start it waits as long as an agent may be silent, and until
+then judges everything as of its stop, so a restart raises no alert that would end by itself.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ class Watch:
         self._catalog, self._clock, self._silence, self._own = catalog, clock, silence, own
         self._attention = Attention(clock)
         self._away = 0
-        """ns in which nobody was heard before the start; 0 once that is over."""
+        """ns in which nothing was received before the start; 0 once that is over."""
         self._began = clock.monotonic()
 
     def begin(self) -> None:
-        """After a start, before anybody is let in: note since when nobody was heard. Nobody ever: no wait."""
+        """After a start, before anybody is admitted: record since when nothing was received. If nothing ever was, there
+        is no wait."""
         with self._catalog.reading() as tx:
             heard = [server.last_seen for server in process_servers.every(tx)]
             heard += [machine.last_seen for machine in machines.watched(tx)]
@@ -65,7 +66,8 @@ class Watch:
         self._began = self._clock.monotonic()
 
     def look(self, more: Sequence[Condition] = ()) -> None:
-        """Compare what is with what should be; write only where they differ. ``more``: what others found wrong."""
+        """Compare the present state with the desired one; write only differences. ``more``: problems that others
+        found."""
         if self._own.look():
             self._attention.forget()
         now = self._clock.now()
@@ -94,7 +96,7 @@ class Watch:
 
 
 def _told(kind: str, subject: str, message: str) -> tuple[str, str, str]:
-    """What makes it another alert, or worth an update: of damage and of what differs, where that is."""
+    """Return what identifies an alert or makes it worth an update: for damage and differences, their place."""
     return kind, subject, message if kind in (DAMAGE, DAMAGE_OLDER, DIFFERS) else ""
 
 
@@ -104,8 +106,8 @@ def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
 
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:
-    """Forget events older than ``days``, and the oldest beyond the newest ``most``; alerts that are over with them, and
-    commands and scripts of checks that were closed before."""
+    """Delete events older than ``days``, and the oldest beyond the newest ``most``; also the alerts that ended with
+    them, and commands and scripts of checks that were closed before."""
     catalog.write(lambda tx: events.prune(tx, clock.now() - days * DAY, most))
     catalog.write(lambda tx: commands.prune(tx, clock.now() - days * DAY))
     catalog.write(lambda tx: guest_scripts.prune(tx, clock.now() - days * DAY))

@@ -283,7 +283,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             Severity.ERROR,
             f"The process server at {server.url} reported about machines that it does not serve, or asked for their "
             f"keys or streams: {server.overstepped_with}.",
-            "It was refused. It also asks for a stream if such a machine connects to it. Find the reason, or revoke it: "
+            "It was refused. It also asks for a stream if such a machine connects to it. Find out why, or revoke it: "
             f"farshore process-server revoke {server.name}",
         )
     if server.spool_trouble:

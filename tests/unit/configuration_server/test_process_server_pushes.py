@@ -122,7 +122,7 @@ def test_a_user_names_the_process_server(office: Office) -> None:
     assert (kind, request["request"]["through"]) == (PUSH, SERVER)
     with office.services.catalog.reading() as tx:
         said = [row.message for row in audit.listed(tx) if row.kind == "machine.add"]
-    assert said == [f"The mobility service is to be installed on 10.0.0.5 by process server {name}."]
+    assert said == [f"Installation of the mobility service on 10.0.0.5 by process server {name} was requested."]
 
 
 @pytest.mark.parametrize("trouble", ["invited", "silent", "revoked"])

@@ -1,4 +1,4 @@
-"""What mobility services call: epochs, heartbeats and commands, each with the machine's own certificate."""
+"""Routes for mobility services: epochs, heartbeats and commands, each with the machine's own certificate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ router = GatedRouter(prefix="/v1/machines/self", tags=["mobility service"])
 
 @router.post("/epochs", status_code=201)
 def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Installation) -> EpochGrant:
-    """Leave to send a new epoch; whoever held an older one is fenced from here on."""
+    """Request permission to send a new epoch; the holder of an older one is fenced from here on."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         name = domain_name(tx, machines.get(tx, machine))
@@ -61,7 +61,7 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
 
 @router.post("/heartbeat", response_model=Desired)
 async def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired | JSONResponse:
-    """Return what the agent sees, answered with what should be."""
+    """Report the agent's state; the answer is the desired state."""
 
     def noted(tx: Transaction) -> Desired:
         row = machines.get(tx, machine)
@@ -83,8 +83,9 @@ async def commands(
     epoch: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     hardware: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> StreamingResponse:
-    """Return what the machine's agent is to do: a line of JSON with all open commands, another one at each change, and
-    empty lines in between. It stays open for half an hour at most; a newer stream of the same machine ends it."""
+    """Return the open commands for the machine's agent: a line of JSON with all of them, another line at each change,
+    and empty lines in between. The stream is open for half an hour at most; a newer stream of the same machine ends
+    it."""
 
     def offers() -> Commands:
         with installation.catalog.reading() as tx:
@@ -105,7 +106,7 @@ async def commands(
 def note_result(
     command: Named, result: CommandResult, machine: MachineCaller, installation: Installation
 ) -> CommandStanding:
-    """Return what came of a command. It may be said again: what is noted stays."""
+    """Report the result of a command. It may be repeated: the first result counts."""
     now = installation.clock.now()
     return installation.catalog.write(lambda tx: answer_command(tx, machine, command, result, now))
 
@@ -116,7 +117,7 @@ def guest_scripts(
     installation: Installation,
     hardware: Annotated[str, Query(max_length=LABEL_LENGTH)],
 ) -> GuestScripts:
-    """What the agent of a recovered machine may run as a check: that of the machine with this hardware id alone."""
+    """Return what the agent of a recovered machine may run as a check; only for the machine with this hardware id."""
     with installation.catalog.reading() as tx:
         return granted_scripts(tx, machine, hardware)
 
@@ -125,19 +126,19 @@ def guest_scripts(
 def note_script_result(
     script: Named, result: GuestScriptResult, machine: MachineCaller, installation: Installation
 ) -> GuestScriptStanding:
-    """What came of it, from the same. It may be said again: what is noted stays."""
+    """Report the result of such a script. It may be repeated: the first result counts."""
     now = installation.clock.now()
     return installation.catalog.write(lambda tx: note_script(tx, machine, script, result, now))
 
 
 @router.get("/bundles/{release}/signature")
 def signature(release: Named, _machine: MachineCaller, installation: Installation) -> ReleaseSignature:
-    """Return what the release key says of a release: the agent installs nothing without it."""
+    """Return the release key's signature of a release: the agent installs nothing without it."""
     bundle = Bundle(release, bundle_path(release, default_cache()))
     return ReleaseSignature(release=release, digest=bundle.digest(), signature=installation.release_key.sign(bundle))
 
 
 @router.get("/bundles/{release}", response_class=FileResponse)
 def bundle(release: Named, _machine: MachineCaller) -> FileResponse:
-    """Return a release of the agent, .tar.gz, as it was announced with an upgrade."""
+    """Return a release of the agent, .tar.gz, which was announced with an upgrade."""
     return FileResponse(bundle_path(release, default_cache()), media_type="application/gzip")

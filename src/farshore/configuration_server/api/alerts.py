@@ -1,4 +1,4 @@
-"""The channels of alerts, and their acknowledgement. Which alerts there are: api/events.py."""
+"""Routes for alert channels, and for acknowledging alerts. The list of alerts: api/events.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def list_alert_channels(_user: Reader, installation: Installation) -> list[Chann
 
 @router.post("/alert-channels", status_code=201)
 def add_alert_channel(request: ChannelRequest, user: Contributor, installation: Installation) -> NewChannel:
-    """Create a channel. Its secret is stored encrypted, and never returned, but for a signing key that is made here."""
+    """Create a channel. Its secret is stored encrypted and never returned, except for a signing key that is generated
+    here."""
     secret, signing_key = request.secret.get_secret_value(), ""
     if request.kind is ChannelKind.WEBHOOK and len(secret.split()) == 1:
         signing_key = new_key()
@@ -55,7 +56,7 @@ def add_alert_channel(request: ChannelRequest, user: Contributor, installation: 
 
 @router.delete("/alert-channels/{name}", status_code=204)
 def remove_alert_channel(name: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a channel: alerts do not reach it any more."""
+    """Delete a channel: it gets no more alerts."""
     with installation.catalog.writing() as tx:
         details = gone(_values(alert_channels.get(tx, name)))
         alert_channels.remove(tx, name)
@@ -90,7 +91,7 @@ def acknowledge_alerts(request: Acknowledgement, user: Operator, installation: I
 
 
 def _values(row: AlertChannelRow) -> dict[str, Any]:
-    """What may be told of a channel: its secret may not."""
+    """Return what may be shown of a channel: everything except its secret."""
     return {
         **fields_of(row, ("kind", "settings", "severity", "repeat_every")),
         "secret": "sealed" if row.secret else "none",

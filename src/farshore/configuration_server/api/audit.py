@@ -1,4 +1,4 @@
-"""The audit log: who changed what, and who was refused."""
+"""Routes for the audit log: who changed what, and who was refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def list_audit(
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     newest: bool = False,
 ) -> list[AuditEntry]:
-    """Return entries with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them. Each carries
-    its digest and the one before, so that whoever reads them can check the chain."""
+    """Return entries with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them. Each has its
+    digest and the previous one, so that a reader can check the chain."""
     with installation.catalog.reading() as tx:
         found = audit.listed(tx, after=after, limit=limit, newest=newest)
         return [AuditEntry(**{name: getattr(row, name) for name in (*FIELDS, "previous", "digest")}) for row in found]

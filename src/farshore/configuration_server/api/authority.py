@@ -1,4 +1,4 @@
-"""The authorities that are trusted, and the replacement of one by another."""
+"""Routes for the trusted authorities, and for replacing one by another."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MOST_NAMED = 5
 
 @router.get("/authorities", openapi_extra=OPEN_TO_ALL)
 def authorities(installation: Installation) -> Authority:
-    """Return the certificates of all authorities that are trusted now. Open to all. Do not trust them for this answer
-    alone: whoever holds others renews, and gets them with that."""
+    """Return the certificates of all authorities that are trusted now. Open to all. Do not trust them because of this
+    answer alone: a client that knows others renews its certificate, and gets the new ones with that."""
     return Authority(certificate=installation.issuer.authorities.bundle)
 
 
 @router.get("/authority/replacement")
 def show_replacement(_user: Reader, installation: Installation) -> Replacement:
-    """Return where the replacement of the authority stands, and who has not followed yet."""
+    """Return the state of the authority's replacement, and who has not followed yet."""
     with installation.catalog.reading() as tx:
         return _shown(tx, installation)
 

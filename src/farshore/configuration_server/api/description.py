@@ -1,4 +1,4 @@
-"""The published description of this API, for those who may use it."""
+"""The route of the API's published description, for those who may use it."""
 
 from __future__ import annotations
 

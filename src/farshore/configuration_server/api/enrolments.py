@@ -1,4 +1,5 @@
-"""First contact: the authority's certificate, enrolment with a one-time token, renewal, and the tokens themselves."""
+"""Routes for first contact: the authority's certificate, enrolment with a one-time token, renewal, and the tokens
+themselves."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def authority(installation: Installation) -> Authority:
 
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolment:
-    """Trade a one-time token for a machine's certificate. Open to all who have a token."""
+    """Exchange a one-time token for a machine's certificate. Open to all who have a token."""
 
     def enrolled(tx: Transaction) -> Enrolment:
         row = enrol(tx, request.token, request.description, installation.clock.now())
@@ -95,7 +96,7 @@ def list_tokens(_user: Reader, installation: Installation) -> list[TokenView]:
 
 @router.delete("/enrolment-tokens/{token}", status_code=204)
 def revoke_token(token: Named, user: Operator, installation: Installation) -> None:
-    """Make a token useless."""
+    """Revoke a token."""
     with installation.catalog.writing() as tx:
         tokens.revoke(tx, token)
         events.record(

@@ -1,4 +1,4 @@
-"""The log of events and the alerts."""
+"""Routes for the log of events and the alerts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def list_events(
     actor: Wanted = None,
     limit: Limit = 100,
 ) -> list[Event]:
-    """Return events with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them. To follow:
-    ask again after the last id of the answer. No event is left out, however many come at once; one that is being
-    written shows once it and those before it are. ``kind`` and ``actor`` may be prefixes (``actor=user/``: what users
-    asked for; ``/v1/audit`` keeps that for good)."""
+    """Return events with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them. To follow,
+    ask again after the last id of the answer. No event is skipped, however many are written at once: an event appears
+    when it and those before it are written. ``kind`` and ``actor`` may be prefixes (``actor=user/``: requests of users;
+    ``/v1/audit`` keeps those permanently)."""
     with installation.catalog.reading() as tx:
         until = events.settled(tx)
     with installation.catalog.reading() as tx:
@@ -43,7 +43,7 @@ def list_events(
 
 @router.get("/alerts")
 def list_alerts(_user: Reader, installation: Installation, all: bool = False, limit: Limit = 100) -> list[Alert]:  # noqa: A002
-    """Return what is wrong now; with ``all`` also what was, newest first."""
+    """Return present problems; with ``all`` also past ones, newest first."""
     with installation.catalog.reading() as tx:
         rows = events.alerts(tx, limit) if all else events.open_alerts(tx)
         return [views.alert(row) for row in rows]

@@ -1,4 +1,4 @@
-"""Failover and test failover, and what is done with them: each a job of farshore.recovery."""
+"""Routes for failover and test failover, and for actions on them: each is a job of farshore.recovery."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from farshore.recovery.requests import Requests
 router = GatedRouter(prefix="/v1", tags=["failovers"])
 
 MOST_CONSOLE = 1 << 20
-"""Bytes of a console in one answer."""
+"""Maximum bytes of a console in one answer."""
 REPORTED_CONSOLE = 65536
 MOST_EVENTS = 1000
 
@@ -55,8 +55,8 @@ def list_failovers(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: Wanted = None,
 ) -> list[Failover]:
-    """Return failovers and tests, newest first; of one machine or of all. The next page: ``before`` the last one's
-    id."""
+    """Return failovers and tests, newest first; of one machine or of all. For the next page, set ``before`` to the last
+    one's id."""
     with installation.catalog.reading() as tx:
         of = machines.get(tx, machine).id if machine is not None else None
         return [views.failover(row) for row in failovers.page(tx, of, limit=limit, before=before or "")]
@@ -76,7 +76,7 @@ def show_console(
     installation: Installation,
     most: Annotated[int, Query(ge=1, le=MOST_CONSOLE)] = 65536,
 ) -> Console:
-    """Return the newest ``most`` bytes of what the machine said on its console; also after it is gone."""
+    """Return the newest ``most`` bytes of the machine's console; also after the machine is gone."""
     recovery = installation.recovery
     with installation.catalog.reading() as tx:
         row = failovers.get(tx, failover)
@@ -86,7 +86,7 @@ def show_console(
 
 @router.get("/failovers/{failover}/report")
 def show_report(failover: Named, _user: Operator, installation: Installation) -> FailoverReport:
-    """Return all that is kept of a failover: its record, its checks, its events, its console's text and its screen."""
+    """Return everything that is kept of a failover: its record, checks, events, console text and screenshot."""
     recovery = installation.recovery
     with installation.catalog.reading() as tx:
         row = failovers.get(tx, failover)
@@ -112,13 +112,13 @@ def start(failover: Named, user: Operator, installation: Installation) -> Job:
 
 @router.post("/failovers/{failover}/stop", status_code=202)
 def stop(failover: Named, user: Operator, installation: Installation) -> Job:
-    """Shut a recovered machine down. Its disks stay as they are."""
+    """Shut a recovered machine down. Its disks are unchanged."""
     return _requests(user, installation).act(FailoverAction.STOP, failover)
 
 
 @router.post("/failovers/{failover}/commit", status_code=202)
 def commit(failover: Named, user: Operator, installation: Installation) -> Job:
-    """Make a failover final. All other recovery points stay until retention ends them."""
+    """Make a failover final. All other recovery points are kept until retention ends them."""
     return _requests(user, installation).act(FailoverAction.COMMIT, failover)
 
 
@@ -130,7 +130,7 @@ def reprotect(failover: Named, user: Operator, installation: Installation) -> Jo
 
 @router.post("/failovers/{failover}/cleanup", status_code=202)
 def clean_up(failover: Named, user: Operator, installation: Installation) -> Job:
-    """Remove a test failover, or what a failed one left; only its record and its console stay."""
+    """Remove a test failover, or what a failed one left; only its record and its console text are kept."""
     return _requests(user, installation).act(FailoverAction.CLEAN_UP, failover)
 
 

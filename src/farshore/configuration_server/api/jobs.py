@@ -1,4 +1,4 @@
-"""Long operations."""
+"""Routes for long operations."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     parent: Wanted = None,
 ) -> list[Job]:
-    """Return the newest jobs first, without their steps; not those that other jobs started. With ``parent``: the jobs
+    """Return jobs without their steps, newest first, except those that other jobs started. With ``parent``: the jobs
     that this one started, in that order."""
     return installation.jobs.listed(limit, JobId(parent) if parent is not None else None)
 
 
 @router.get("/{job}")
 def show_job(job: Named, _user: Reader, installation: Installation) -> Job:
-    """Return one job with its steps, its children among them."""
+    """Return one job with its steps, including its children."""
     return installation.jobs.show(JobId(job))
 
 
 @router.post("/recovery")
 def recover_jobs(request: JobRecovery, user: Contributor, installation: Installation) -> RecoveredJobs:
-    """Resume the unfinished jobs of a configuration server that is gone for good: one that still runs would do their
-    present steps a second time."""
+    """Resume the unfinished jobs of a configuration server that is permanently gone. If it still runs, their present
+    steps are done twice."""
     found = installation.jobs.recover(request.executor)
     with installation.catalog.writing() as tx:
         events.record(
@@ -46,7 +46,7 @@ def recover_jobs(request: JobRecovery, user: Contributor, installation: Installa
             kind="job.recovered",
             actor=user.actor,
             subject=f"server/{request.executor}",
-            message=f"{len(found)} unfinished jobs of server {request.executor} go on.",
+            message=f"{len(found)} unfinished jobs of server {request.executor} were resumed.",
             detail={"jobs": [job.id for job in found]},
         )
     return RecoveredJobs(jobs=found)
@@ -54,8 +54,7 @@ def recover_jobs(request: JobRecovery, user: Contributor, installation: Installa
 
 @router.post("/{job}/cancel")
 def cancel_job(job: Named, user: Operator, installation: Installation) -> Job:
-    """Ask a job to end: a failover is undone, a job with children asks them to end, others stop before
-    their next step."""
+    """Cancel a job: a failover is undone, a job with children cancels them, others stop before their next step."""
     cancelled = installation.jobs.cancel(JobId(job))
     with installation.catalog.writing() as tx:
         events.record(
@@ -64,6 +63,6 @@ def cancel_job(job: Named, user: Operator, installation: Installation) -> Job:
             kind="job.cancelled",
             actor=user.actor,
             subject=f"job/{job}",
-            message=f"The {cancelled.kind} job of {cancelled.subject} is to end.",
+            message=f"Cancellation of the {cancelled.kind} job of {cancelled.subject} was requested.",
         )
     return cancelled

@@ -1,4 +1,4 @@
-"""Protected machines, as users see and steer them."""
+"""Routes for protected machines, as users see and manage them."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ PROTECTION = (
     "protect",
     "state",
 )
-"""What an event tells of a change of a machine's protection."""
-"""Machines that one answer holds at most: what is made of them must not hold up other requests."""
+"""How an event names a change of a machine's protection."""
+"""Maximum machines in one answer: building them must not delay other requests."""
 LINES = 1000
-"""The same of a list with one line for each, which cost a tenth of that."""
+"""The same for a list with one line for each machine, which costs a tenth of that."""
 _MACHINES = TypeAdapter(list[Machine])
 _SUMMARIES = TypeAdapter(list[MachineSummary])
 summaries = GatedRouter(prefix="/v1/machine-summaries", tags=["machines"])
@@ -91,8 +91,8 @@ def list_machines(
     policy: Wanted = None,
     process_server: Wanted = None,
 ) -> Response:
-    """Return machines by name, up to ``limit`` of them: for the rest, ask again with the last name as ``after``. With
-    ``state``, ``policy`` or ``process_server`` (name or id) only those."""
+    """Return machines by name, at most ``limit``: for the rest, ask again with the last name as ``after``. ``state``,
+    ``policy`` and ``process_server`` (name or id) filter the list."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         rows = machines.page(tx, _wanted(tx, after, state, policy, process_server), limit)
@@ -108,7 +108,7 @@ def list_machines(
             )
             for row in rows
         ]
-    # Made of checked parts a line above: to be checked once more would take as long again.
+    # Built from validated parts a line above: to validate them again would take as long again.
     return Response(_MACHINES.dump_json(found), media_type="application/json")
 
 
@@ -123,8 +123,8 @@ def list_summaries(
     process_server: Wanted = None,
     prefix: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> Response:
-    """Return the same list with one line for each machine, which is quick for thousands of them; with ``prefix`` those
-    whose names begin so."""
+    """Return the same list with one line for each machine, which is fast for thousands of them; ``prefix`` filters by
+    the start of the name."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         rows = machines.lines(tx, replace(_wanted(tx, after, state, policy, process_server), prefix=prefix), limit)
@@ -163,7 +163,7 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
             kind="machine.add",
             actor=user.actor,
             subject=f"host/{request.host}",
-            message=f"The mobility service is to be installed on {request.host}{by}.",
+            message=f"Installation of the mobility service on {request.host}{by} was requested.",
         )
     asked["server_url"] = request.server_url or installation.settings.base_url
     work = {"subject": request.host, "secret": secret, "actor": user.actor, "request": asked}
@@ -171,7 +171,8 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
 
 
 def _check_guest(tx: Transaction, request: MachineAddition, guest: VmwareGuest) -> None:
-    """Raise NotFound for a machine that discovery does not know, Malformed for what guest operations do not take."""
+    """Raise NotFound for a machine that discovery does not know, Malformed for options that guest operations do not
+    support."""
     vmware.machine(tx, guest.machine, guest.server)
     if request.through or request.jump or request.private_key:
         raise Malformed(
@@ -190,21 +191,22 @@ def show_machine(machine: Named, _user: Reader, installation: Installation) -> M
 
 @router.delete("/{machine}", status_code=204)
 def delete_machine(machine: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a machine that is not protected; its certificates open nothing then. Its data in the vault stays."""
+    """Delete a machine that is not protected; its certificates are then no longer accepted. Its data in the vault is
+    kept."""
     forget(installation.catalog, installation.recovery, installation.clock, machine, user.actor)
 
 
 @router.post("/{machine}/uninstall", status_code=202)
 def uninstall(machine: Named, request: Uninstallation, user: Contributor, installation: Installation) -> Job:
-    """Take the agent off a machine that is not protected, and forget the machine: it is asked over its own channel,
-    and removed by SSH where it does not answer. What stays on the machine is in the job's result."""
+    """Remove the agent from a machine that is not protected, and delete the machine. The agent is asked over its own
+    channel, and removed by SSH if it does not answer. The job's result lists what remains on the machine."""
     secret, login = "", dict[str, Any]()
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         check_forgettable(tx, row)
         if request.login is not None:
             secret, login = seal_login(tx, installation, user, request.login)
-        message = f"The agent of {row.name} is to be taken off, and the machine forgotten."
+        message = f"Removal of {row.name} and its agent was requested."
         _tell(tx, installation, user, row, "machine.uninstall", message)
         work = {"subject": row.id, "name": row.name, "actor": user.actor, "secret": secret, "login": login}
     return installation.jobs.start(UNINSTALL, work)
@@ -214,19 +216,25 @@ def uninstall(machine: Named, request: Uninstallation, user: Contributor, instal
 def revoke_machine(machine: Named, user: Contributor, installation: Installation) -> None:
     """Revoke every certificate of a machine and close its stream. Its points are kept.
 
-    To let it in again: farshore token create --machine NAME, and enrol it with that.
-    """
+    To admit it again: farshore token create --machine NAME, and enrol it with that token."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         users.revoke_certificates(tx, "machine", row.id, now)
         fence(tx, row, now, "the machine was revoked")
-        _tell(tx, installation, user, row, "machine.revoked", f"{row.name} was revoked: its certificates open nothing.")
+        _tell(
+            tx,
+            installation,
+            user,
+            row,
+            "machine.revoked",
+            f"{row.name} was revoked: its certificates are no longer accepted.",
+        )
 
 
 @router.get("/{machine}/check")
 def check(machine: Named, _user: Reader, installation: Installation) -> list[Finding]:
-    """Return what stands in the way of protecting this machine well, each with its remedy."""
+    """Return what prevents a good protection of this machine, each finding with its remedy."""
     with installation.catalog.reading() as tx:
         return check_machine(machines.get(tx, machine), installation.clock.now())
 
@@ -263,13 +271,13 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
         row.protect = True
         details = changed(before, fields_of(row, PROTECTION))
         said = f" Changed: {in_words(details)}." if details else ""
-        _tell(tx, installation, user, row, "machine.protect", f"{row.name} is to be protected.{said}", details)
+        _tell(tx, installation, user, row, "machine.protect", f"Protection of {row.name} was requested.{said}", details)
         return _view(tx, row, installation)
 
 
 @router.delete("/{machine}/protection", status_code=204)
 def unprotect(machine: Named, user: Operator, installation: Installation) -> None:
-    """End a machine's protection. Its points stay until retention ends them."""
+    """End a machine's protection. Its points are kept until retention ends them."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
@@ -287,12 +295,12 @@ def unprotect(machine: Named, user: Operator, installation: Installation) -> Non
 
 @router.post("/{machine}/upgrade", status_code=202)
 def upgrade(machine: Named, user: Operator, installation: Installation) -> Job:
-    """Have the agent replace itself by this server's release, without a reboot and without missing a write."""
+    """Let the agent replace itself by this server's release, without a reboot and without missing a write."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Its agent can be upgraded once it is protected.")
-        _tell(tx, installation, user, row, "machine.upgrade", f"An upgrade of {row.name}'s agent was asked for.")
+        _tell(tx, installation, user, row, "machine.upgrade", f"An upgrade of {row.name}'s agent was requested.")
         subject = row.id
     return installation.jobs.start(UPGRADE, {"subject": subject, "actor": user.actor})
 
@@ -304,14 +312,14 @@ def prove(machine: Named, request: ProofRequest, user: Operator, installation: I
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Its copy can be proven once it is protected.")
-        _tell(tx, installation, user, row, "machine.proof", f"A proof of {row.name}'s copy was asked for.")
+        _tell(tx, installation, user, row, "machine.proof", f"A proof of {row.name}'s copy was requested.")
         subject = row.id
     return installation.jobs.start(PROOF, {"subject": subject, "whole": request.whole, "actor": user.actor})
 
 
 @router.post("/{machine}/resync", status_code=202)
 def resync(machine: Named, user: Operator, installation: Installation) -> Machine:
-    """Compare the machine with its copy and send what differs, at once."""
+    """Compare the machine with its copy and send the differences, at once."""
     command, now = new_id(), installation.clock.now()
 
     def asked(tx: Transaction) -> str:
@@ -319,16 +327,17 @@ def resync(machine: Named, user: Operator, installation: Installation) -> Machin
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Only a protected machine can be resynced.")
         ask(tx, command, row.id, ResyncArguments(), now)
-        _tell(tx, installation, user, row, "machine.resync", f"A resync of {row.name} was asked for.")
+        _tell(tx, installation, user, row, "machine.resync", f"A resync of {row.name} was requested.")
         return row.id
 
     found = installation.catalog.write(asked)
-    with installation.catalog.reading() as tx:  # the agent hears of it at the commit: nothing is made ready before
+    # the agent learns of it at the commit, so nothing must be prepared before
+    with installation.catalog.reading() as tx:
         return _view(tx, machines.get(tx, found), installation)
 
 
 def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:
-    """By machine, of these: that its policy's deduplication counts from its next epoch on only."""
+    """Return, by machine, a warning that its policy's deduplication applies only from its next epoch on."""
     now = epochs.domain_names(tx, rows)
     wanted = {row.name: row.deduplication for row in policies.every(tx)}
     found = {}
@@ -347,7 +356,7 @@ def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
 
 
 def _damage(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:
-    """What the scrub found wrong with the vault's copies, by machine, of these."""
+    """Return what the scrub found wrong with the vault's copies, by machine."""
     found: dict[str, list[str]] = {}
     for alert in events.open_alerts_about(tx, (DAMAGE, DAMAGE_OLDER), [f"machine/{row.id}" for row in rows]):
         found.setdefault(alert.subject.partition("/")[2], []).append(f"{alert.message} {alert.remedy}")

@@ -1,4 +1,4 @@
-"""What master targets call, each with its own certificate."""
+"""Routes for master targets, each with its own certificate."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ router = GatedRouter(prefix="/v1/master-targets/self", tags=["master targets"])
 def register_master_target(
     request: MasterTargetRegistration, caller: MasterTargetCaller, installation: Installation
 ) -> MasterTargetSettings:
-    """Say that the caller has started; hear where the vault is, and its upkeep key, which must stay in memory."""
+    """Register at the start; the answer says where the vault is, and has its upkeep key, which must stay in memory."""
     now = installation.clock.now()
 
     def registered(tx: Transaction) -> None:
-        # One that is removed meanwhile must not come back as the one that ``farshore up`` runs.
+        # One that is removed meanwhile must not return as the one that ``farshore up`` runs.
         installation.issuer.check_holds(tx, Identity(Kind.MASTER_TARGET, caller))
         master_targets.register(tx, caller, request.version, now)
 
@@ -47,7 +47,7 @@ def register_master_target(
 def report_master_target(
     said: MasterTargetReport, caller: MasterTargetCaller, installation: Installation
 ) -> MasterTargetOrders:
-    """Report that the caller is there; the answer says what it is to do, and what it need not remember."""
+    """Report; the answer lists the errands of the caller, and the records that it may delete."""
     now = installation.clock.now()
     return installation.catalog.write(lambda tx: errands.report(tx, master_targets.get(tx, caller), said, now))
 
@@ -55,7 +55,7 @@ def report_master_target(
 @router.get("/machines/{machine}/keys")
 def machine_keys(machine: Named, caller: MasterTargetCaller, installation: Installation) -> MachineKeys:
     """Return the keys of a machine whose disks the caller writes, and of the deduplication domains of its epochs. They
-    must stay in memory. ``forbidden``: it has nothing to do for that machine."""
+    must stay in memory. ``forbidden``: the caller has no errand for that machine."""
     now = installation.clock.now()
     found = installation.catalog.write(lambda tx: errands.domains(tx, master_targets.get(tx, caller), machine, now))
     # Outside the transaction: the vault's store may be slow.
@@ -70,8 +70,8 @@ def machine_keys(machine: Named, caller: MasterTargetCaller, installation: Insta
 def begin_errand(
     errand: Named, claim: ErrandClaim, caller: MasterTargetCaller, installation: Installation
 ) -> HomeErrand:
-    """Begin an errand that was announced with the answer to a report. ``not-found`` and ``wrong-state`` problems say
-    that it is not to be begun."""
+    """Begin an errand that was announced in the answer to a report. The problems ``not-found`` and ``wrong-state`` mean
+    that it must not begin."""
 
     def begun(tx: Transaction) -> HomeErrand:
         row = errands.begin(tx, master_targets.get(tx, caller), errand, claim.run)
@@ -90,7 +90,7 @@ def begin_errand(
 def note_errand(
     errand: Named, progress: ErrandProgress, caller: MasterTargetCaller, installation: Installation
 ) -> ErrandStanding:
-    """Return how far an errand is; the answer says whether it is still wanted."""
+    """Report the progress of an errand; the answer says whether it is still wanted."""
     return ErrandStanding(
         wanted=installation.catalog.write(lambda tx: errands.note(tx, master_targets.get(tx, caller), errand, progress))
     )
@@ -100,7 +100,7 @@ def note_errand(
 def end_errand(
     errand: Named, result: ErrandResult, caller: MasterTargetCaller, installation: Installation
 ) -> ErrandStanding:
-    """Return what came of an errand. It may be said again: what is noted stays."""
+    """Report the result of an errand. It may be repeated: the first result counts."""
     return ErrandStanding(
         wanted=installation.catalog.write(lambda tx: errands.end(tx, master_targets.get(tx, caller), errand, result))
     )

@@ -1,4 +1,4 @@
-"""Master targets as users see them: listed, invited, shut out, removed."""
+"""Routes for master targets as users see them: list, invite, revoke, remove."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ router = GatedRouter(prefix="/v1/master-targets", tags=["master targets"])
 
 @router.get("")
 def list_master_targets(_user: Reader, installation: Installation) -> list[MasterTarget]:
-    """Return all master targets and how they are."""
+    """Return all master targets and their state."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         counts = master_targets.counts(tx)
@@ -35,7 +35,7 @@ def list_master_targets(_user: Reader, installation: Installation) -> list[Maste
 def invite_master_target(
     request: MasterTargetAddition, user: Contributor, installation: Installation
 ) -> MasterTargetInvitation:
-    """Have another master target: a one-time token for it, whose secret is answered here and never again."""
+    """Invite another master target: return a one-time token for it, whose secret is returned here and never again."""
     with installation.catalog.writing() as tx:
         row, token = master_target_enrolment.invite(tx, request, user.actor, installation.clock.now())
         return MasterTargetInvitation(
@@ -50,7 +50,7 @@ def invite_master_target(
 
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrol_master_target(request: MasterTargetEnrolmentRequest, installation: Installation) -> MasterTargetEnrolment:
-    """Trade a one-time token for a master target's certificate. Open to all who have a token."""
+    """Exchange a one-time token for a master target's certificate. Open to all who have a token."""
 
     def enrolled(tx: Transaction) -> MasterTargetEnrolment:
         row = master_target_enrolment.enrol(tx, request.token, installation.clock.now())
@@ -79,7 +79,7 @@ def revoke_master_target(master_target: Named, user: Contributor, installation: 
 
 @router.delete("/{master_target}", status_code=204)
 def remove_master_target(master_target: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a master target that no failback waits for; its certificate opens nothing then."""
+    """Delete a master target that no failback waits for; its certificate is then no longer accepted."""
     with installation.catalog.writing() as tx:
         row = master_targets.get(tx, master_target)
         master_target_enrolment.remove(tx, row, user.actor, installation.clock.now())

@@ -1,4 +1,4 @@
-"""Figures for a monitoring system."""
+"""The route of figures for a monitoring system."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(_user: Reader, installation: Installation) -> Response:
-    """How every machine, process server and master target is, in Prometheus' text format. Scrape it with a reader's
-    certificate."""
+    """Return the state of every machine, process server and master target in Prometheus' text format. Scrape it with a
+    reader's certificate."""
     now = installation.clock.now()
     asked, seconds = installation.vault.requests()
     with installation.catalog.reading() as tx:

@@ -1,4 +1,4 @@
-"""What stands in paths and queries, each with its bound."""
+"""Types of parameters in paths and queries, each with its limit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Named = Annotated[str, Path(max_length=LABEL_LENGTH, pattern=_PATTERN)]
 """A name or an id in a path."""
 Number = Annotated[int, Path(ge=0, le=LARGEST)]
 Wanted = Annotated[str | None, Query(max_length=LABEL_LENGTH, pattern=_PATTERN)]
-"""A text to look for."""
+"""A text to search for."""
 Place = Annotated[int, Query(ge=0, le=LARGEST)]
-"""An id or a time to begin or end at."""
+"""An id or a time at which a list begins or ends."""

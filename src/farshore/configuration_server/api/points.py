@@ -1,4 +1,4 @@
-"""Recovery points of a machine."""
+"""Routes for a machine's recovery points."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def list_points(
     kind: PointKind | None = None,
     name: Wanted = None,
 ) -> list[Point]:
-    """Return points, newest first, with ``after`` ≤ time < ``before`` (ns). The vault can open the moments between as
-    well."""
+    """Return points, newest first, with ``after`` ≤ time < ``before`` (ns). The vault can also open moments between
+    them."""
     with installation.catalog.reading() as tx:
         row = machines.get(tx, machine)
         found = points.listed(tx, row.id, limit=limit, before=before, after=after, kind=kind, name=name)
@@ -56,7 +56,7 @@ def list_points(
 
 @router.post("", status_code=202)
 def request_point(machine: Named, request: PointRequest, user: Operator, installation: Installation) -> Job:
-    """Cut a point now. The job ends when it is durable in the vault."""
+    """Create a point now. The job ends when it is durable in the vault."""
     command, now = new_id(), installation.clock.now()
     arguments = PointArguments(kind=request.kind, name=request.name)
 
@@ -71,7 +71,7 @@ def request_point(machine: Named, request: PointRequest, user: Operator, install
             kind="point.requested",
             actor=user.actor,
             subject=f"machine/{row.id}",
-            message=f"A {request.kind.value} point of {row.name} was asked for.",
+            message=f"A {request.kind.value} point of {row.name} was requested.",
             detail={"name": request.name},
         )
         ask(tx, command, row.id, arguments, now)
@@ -88,7 +88,8 @@ def pin_point(machine: Named, point: Named, user: Operator, installation: Instal
     with installation.catalog.reading() as tx:
         row = machines.get(tx, machine)
         position = points.position_of(tx, row.id, point)
-    # The vault first: what it keeps is kept, and the catalog finds it there in its next round if this ends here.
+    # The vault first: if this is interrupted, the vault keeps the point, and the catalog finds it there in its next
+    # round.
     kept = installation.vault.pin(row.id, position)
     with installation.catalog.writing() as tx:
         there = points.at(tx, row.id, position)
@@ -133,14 +134,14 @@ def unpin_point(machine: Named, point: Named, user: Contributor, installation: I
                 row,
                 position,
                 "unpinned",
-                "is not pinned any more: the policy decides",
+                "is no longer pinned: the policy decides",
                 changed(*reversed(_PINNED)),
             )
 
 
 @router.delete("/{point}", status_code=204)
 def delete_point(machine: Named, point: Named, user: Contributor, installation: Installation) -> None:
-    """Delete a point that was asked for, by its id, with its name. Its moment stays recoverable as the policy says."""
+    """Delete a requested point, by its id, with its name. Its moment remains recoverable as the policy says."""
     with installation.catalog.reading() as tx:
         row = machines.get(tx, machine)
         found = points.get(tx, row.id, point)
@@ -148,10 +149,10 @@ def delete_point(machine: Named, point: Named, user: Contributor, installation: 
         name = found.name
         if found.kind == PointKind.CRASH_CONSISTENT.value and not name:
             raise Refused(
-                f"The point {position} of {row.name} was cut by Farshore itself and cannot be deleted alone.",
+                f"The point {position} of {row.name} was created by Farshore itself and cannot be deleted alone.",
                 remedy="Shorten the retention of the machine's policy.",
             )
-    # If this ends after the vault's part, the catalog lists a point that is gone; repeating the call finds it so.
+    # If this ends after the vault's part, the catalog lists a deleted point; repeating the call corrects that.
     with contextlib.suppress(NotFound):
         installation.vault.delete_point(row.id, point)
     with installation.catalog.writing() as tx:

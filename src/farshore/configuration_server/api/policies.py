@@ -1,4 +1,4 @@
-"""Replication policies."""
+"""Routes for replication policies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def create_policy(request: Policy, user: Contributor, installation: Installation
 
 @router.patch("/{name}")
 def change_policy(name: Named, request: PolicyChange, user: Contributor, installation: Installation) -> Policy:
-    """Change some of a policy's values, and of its failback policy's those that were not chosen for that one; machines
+    """Change some values of a policy. Its failback policy follows, except for values that were set there. Machines
     follow with their next heartbeat."""
     values = request.model_dump(exclude_none=True, exclude={"target"})
     if request.target is not None:
@@ -72,7 +72,7 @@ def change_policy(name: Named, request: PolicyChange, user: Contributor, install
 
 @router.delete("/{name}", status_code=204)
 def delete_policy(name: Named, user: Contributor, installation: Installation) -> None:
-    """Drop a policy that no machine follows, with its failback policy."""
+    """Delete a policy that no machine uses, with its failback policy."""
     with installation.catalog.writing() as tx:
         row = policies.get(tx, name)
         values = views.policy(row).model_dump(mode="json", exclude={"name"})
@@ -81,7 +81,7 @@ def delete_policy(name: Named, user: Contributor, installation: Installation) ->
 
 
 def _minded(row: PolicyRow, premium: bool | None) -> list[str]:
-    """What is to be minded of its retention. Raises Refused."""
+    """Return warnings about its retention. Raises Refused."""
     if premium is None:
         return []
     said = check_retention(row.hot_window, row.keep_hourly, row.keep_daily, row.keep_weekly, premium=premium)

@@ -1,4 +1,4 @@
-"""What process servers call that bring the mobility service to machines at their site."""
+"""Routes for process servers that bring the mobility service to machines at their site."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"]
 
 @router.post("/pushes/{push}")
 def begin_push(push: Named, claim: PushClaim, server: ProcessServerCaller, installation: Installation) -> SealedPush:
-    """Begin a push that was announced with the answer to a report: where and how to log in, sealed to the caller's key.
-    ``not-found`` and ``wrong-state`` problems say that it is not to be begun."""
+    """Begin a push that was announced in the answer to a report: return where and how to log in, sealed to the caller's
+    key. The problems ``not-found`` and ``wrong-state`` mean that it must not begin."""
     logins = Logins(installation.catalog, installation.clock, installation.sealer)
 
     def begun(tx: Transaction) -> tuple[PushRow, KeptLogin]:
@@ -48,7 +48,7 @@ def begin_push(push: Named, claim: PushClaim, server: ProcessServerCaller, insta
 def note_push(
     push: Named, progress: PushProgress, server: ProcessServerCaller, installation: Installation
 ) -> PushStanding:
-    """Return how far a push is; the answer says whether it is still wanted."""
+    """Report the progress of a push; the answer says whether it is still wanted."""
     return PushStanding(
         wanted=installation.catalog.write(lambda tx: pushes.note(tx, process_servers.get(tx, server), push, progress))
     )
@@ -56,7 +56,7 @@ def note_push(
 
 @router.put("/pushes/{push}/result")
 def end_push(push: Named, result: PushResult, server: ProcessServerCaller, installation: Installation) -> PushStanding:
-    """Return what came of a push. It may be said again: what is noted stays."""
+    """Report the result of a push. It may be repeated: the first result counts."""
     return PushStanding(
         wanted=installation.catalog.write(lambda tx: pushes.end(tx, process_servers.get(tx, server), push, result))
     )
@@ -64,8 +64,8 @@ def end_push(push: Named, result: PushResult, server: ProcessServerCaller, insta
 
 @router.get("/agents/{python}")
 def agent_release(python: Named, _server: ProcessServerCaller, installation: Installation) -> AgentRelease:
-    """Return the release of the agent for machines with that Python ("3.11"). A ``try-later`` problem with a time to
-    wait says that it is being made."""
+    """Return the release of the agent for machines with that Python ("3.11"). The problem ``try-later`` with a time to
+    wait means that it is being built."""
     return installation.agent_releases.offer(python)
 
 

@@ -1,4 +1,4 @@
-"""What process servers call, each with its own certificate."""
+"""Routes for process servers, each with its own certificate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"]
 
 @router.post("")
 def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
-    """Say where agents reach the caller; hear where the vault is, and its upkeep key, which must stay in memory."""
+    """Register the URL at which agents reach the caller; the answer says where the vault is, and has its upkeep key,
+    which must stay in memory."""
 
     def noted(tx: Transaction) -> None:
         check_url(process_servers.find(tx, server), request.url, installation.settings.names)
@@ -47,7 +48,7 @@ def register(request: Registration, server: ProcessServerCaller, installation: I
 
 @router.post("/report", response_model_exclude_unset=True)
 def report(seen: ServerReport, server: ProcessServerCaller, installation: Installation) -> ReportAnswer:
-    """Return how streams stand, new points, consistent epochs. Repeating a report changes nothing."""
+    """Report the state of streams, new points and consistent epochs. Repeating a report changes nothing."""
     now = installation.clock.now()
 
     def noted(tx: Transaction) -> ReportAnswer:
@@ -66,8 +67,8 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
 
 @router.get("/streams/{machine}/{epoch}")
 def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
-    """Return whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and
-    ``moved`` problems say that it is not."""
+    """Return whether an epoch is open and the caller may receive it, and its parent. The problems ``not-found``,
+    ``fenced`` and ``moved`` mean that it may not."""
     installation.vault.check_owner()
     try:
         return _granted(machine, epoch, server, installation)
@@ -100,8 +101,8 @@ def _granted(machine: str, epoch: int, server: str, installation: Services) -> S
 
 @router.get("/machines/{machine}/keys")
 def keys(machine: Named, server: ProcessServerCaller, installation: Installation) -> MachineKeys:
-    """Return the keys of a machine that the caller serves or served, and of the deduplication domains of the epochs
-    concerned. They must stay in memory. ``forbidden``: it has nothing to do with that machine."""
+    """Return the keys of a machine that the caller serves or served, and of the deduplication domains of those epochs.
+    They must stay in memory. ``forbidden``: the caller has no relation to that machine."""
     now = installation.clock.now()
     domains = installation.catalog.write(
         lambda tx: key_access.domains(tx, process_servers.get(tx, server), machine, now)

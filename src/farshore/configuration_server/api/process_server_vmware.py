@@ -1,4 +1,4 @@
-"""What process servers call that follow VMware servers at their site."""
+"""Routes for process servers that follow VMware servers at their site."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ router = GatedRouter(prefix="/v1/process-servers/self/vmware", tags=["process se
 def begin_discovery(
     name: Named, claim: DiscoveryClaim, server: ProcessServerCaller, installation: Installation
 ) -> SealedDiscovery:
-    """Return where and as whom to log in to a VMware server that was named in the answer to a report, sealed to the
-    caller's key. ``not-found`` says that it is not the caller's to follow."""
+    """Return the address and login of a VMware server that was named in the answer to a report, sealed to the caller's
+    key. ``not-found`` means that the caller must not follow it."""
     with installation.catalog.reading() as tx:
         row = _of(tx, name, server)
         login = {"host": row.host, "port": row.port, "user": row.user, "fingerprint": row.fingerprint}
@@ -38,7 +38,7 @@ def begin_discovery(
 def note_discovery(
     name: Named, report: DiscoveryReport, server: ProcessServerCaller, installation: Installation
 ) -> DiscoveryStanding:
-    """Return what discovery found there, or what is wrong with it; the answer says whether it is still wanted."""
+    """Report what discovery found there, or why it fails; the answer says whether it is still wanted."""
     with installation.catalog.reading() as tx:
         if mark_of(_of(tx, name, server)) != report.mark:
             return DiscoveryStanding(wanted=False)
@@ -60,6 +60,6 @@ def _of(tx: Transaction, name: str, server: str) -> VmwareServerRow:
     if row.through != process_servers.get(tx, server).id:
         raise NotFound(
             f"This process server does not follow a VMware server {name!r}.",
-            remedy="Nothing needs to be done: it stops by itself.",
+            remedy="No action is needed: the process server stops automatically.",
         )
     return row

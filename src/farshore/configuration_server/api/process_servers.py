@@ -1,4 +1,4 @@
-"""Process servers as users see and steer them: listed, invited, drained, limited, removed."""
+"""Routes for process servers as users see and manage them: list, invite, drain, limit, remove."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ router = GatedRouter(prefix="/v1/process-servers", tags=["process servers"])
 
 @router.get("")
 def list_servers(_user: Reader, installation: Installation) -> list[ProcessServer]:
-    """Return all process servers and how they are."""
+    """Return all process servers and their state."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         counts = machines.count_by_server(tx)
@@ -36,7 +36,7 @@ def list_servers(_user: Reader, installation: Installation) -> list[ProcessServe
 
 @router.post("", status_code=201)
 def invite_server(request: ServerAddition, user: Contributor, installation: Installation) -> ServerInvitation:
-    """Have another process server: a one-time token for it, whose secret is answered here and never again."""
+    """Invite another process server: return a one-time token for it, whose secret is returned here and never again."""
     with installation.catalog.writing() as tx:
         row, token = server_enrolment.invite(
             tx, request, user.actor, installation.clock.now(), installation.settings.names
@@ -53,7 +53,7 @@ def invite_server(request: ServerAddition, user: Contributor, installation: Inst
 
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrol_server(request: ServerEnrolmentRequest, installation: Installation) -> ServerEnrolment:
-    """Trade a one-time token for a process server's certificate. Open to all who have a token."""
+    """Exchange a one-time token for a process server's certificate. Open to all who have a token."""
 
     def enrolled(tx: Transaction) -> ServerEnrolment:
         row = server_enrolment.enrol(tx, request.token, installation.clock.now())
@@ -77,7 +77,7 @@ def show_server(server: Named, _user: Reader, installation: Installation) -> Pro
 
 @router.patch("/{server}")
 def change_server(server: Named, request: ServerChange, user: Operator, installation: Installation) -> ProcessServer:
-    """Drain it, or have it take machines again; limit how fast it writes to the store. It follows within seconds."""
+    """Drain it, or let it receive machines again; limit how fast it writes to the store. It follows within seconds."""
     now = installation.clock.now()
     values = request.model_dump(exclude_none=True)
     with installation.catalog.writing() as tx:
@@ -109,7 +109,7 @@ def revoke_server(server: Named, user: Contributor, installation: Installation) 
 
 @router.delete("/{server}", status_code=204)
 def remove_server(server: Named, user: Contributor, installation: Installation, force: bool = False) -> None:
-    """Forget a process server that no machine sends to; its certificate opens nothing then."""
+    """Delete a process server that no machine sends to; its certificate is then no longer accepted."""
     with installation.catalog.writing() as tx:
         row = process_servers.get(tx, server)
         server_enrolment.remove(tx, row, user.actor, installation.clock.now(), force=force)

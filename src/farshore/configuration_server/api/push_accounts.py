@@ -1,4 +1,4 @@
-"""Push accounts: how to log in to machines by SSH, kept sealed and used for many machines."""
+"""Routes for push accounts: stored logins for many machines by SSH, sealed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_push_account(request: PushAccountRequest, user: Contributor, installatio
 
 @router.delete("/{name}", status_code=204)
 def remove_push_account(name: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a push account and its secret; installations that are under way go on."""
+    """Delete a push account and its secret; installations in progress continue."""
     with installation.catalog.writing() as tx:
         details = gone(fields_of(push_accounts.get(tx, name), _TOLD))
         push_accounts.remove(tx, name)

@@ -1,4 +1,4 @@
-"""Recovery sites."""
+"""Routes for recovery sites."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ def show_site(site: Named, _user: Reader, installation: Installation) -> Site:
 
 @router.post("/{site}/check")
 def check_site(site: Named, _user: Operator, installation: Installation, machine: Wanted = None) -> SiteCheck:
-    """Ask a site how it is, and whether all protected machines whose target it is could come up there at once; or
-    ``machine`` (name or id) alone, whatever its target. Orders nothing."""
+    """Check the state of a site, and whether all protected machines whose target it is could come up there at once; or
+    only ``machine`` (name or id), whatever its target. Orders nothing."""
     return installation.readiness.check_site(site, machine)
 
 
 @router.post("/{site}/inspection")
 def inspect_site(site: Named, _user: Operator, installation: Installation) -> SiteInspection:
-    """Look at each thing that a site needs of its provider, and how to have what is missing. Changes nothing."""
+    """Examine each thing that a site needs from its provider, and say how to create what is missing. Changes
+    nothing."""
     found = installation.recovery.site(site)
     if not isinstance(found, Inspected):
         raise Unsupported(f"{site} needs nothing of a provider.", remedy=f"farshore site check {site}")
@@ -92,7 +93,7 @@ def declare_found(site: Named, user: Contributor, installation: Installation) ->
 
 @router.delete("/{site}", status_code=204)
 def remove_site(site: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a recovery site at which nothing is any more."""
+    """Delete a recovery site that has nothing any longer."""
     with installation.catalog.writing() as tx:
         row = sites.get(tx, site)
         details = gone(_values(row))
@@ -101,7 +102,7 @@ def remove_site(site: Named, user: Contributor, installation: Installation) -> N
 
 
 def _values(row: SiteRow) -> dict[str, Any]:
-    """What may be told of a site: its secret may not."""
+    """Return what may be shown of a site: everything except its secret."""
     return {"kind": row.kind, "settings": row.settings, "secret": "sealed" if row.secret else "none"}
 
 

@@ -1,4 +1,4 @@
-"""What a machine is to be at a recovery site."""
+"""Routes for a machine's target at a recovery site."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = GatedRouter(prefix="/v1/machines", tags=["machines"])
 
 @router.get("/{machine}/target")
 def show_target(machine: Named, _user: Reader, installation: Installation) -> MachineTargetView:
-    """Return what a failover of the machine would use, by whose choice, and whether it would work now."""
+    """Return what a failover of the machine would use, who chose each value, and whether it would work now."""
     with installation.catalog.reading() as tx:
         return _view(tx, machines.get(tx, machine), installation)
 
@@ -27,7 +27,7 @@ def show_target(machine: Named, _user: Reader, installation: Installation) -> Ma
 def change_target(
     machine: Named, request: TargetChange, user: Operator, installation: Installation
 ) -> MachineTargetView:
-    """Choose what the machine is to be at a recovery site. Failovers that are there stay as they are."""
+    """Choose the machine's target at a recovery site. Existing failovers are unchanged."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         if request.site is not None:

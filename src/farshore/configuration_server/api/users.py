@@ -1,4 +1,4 @@
-"""Users and their certificates."""
+"""Routes for users and their certificates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def list_users(_user: Reader, installation: Installation) -> list[User]:
 
 @router.get("/self")
 def show_caller(user: Reader, installation: Installation) -> User:
-    """Return the caller, so that a program can say what its user may do before it asks for more."""
+    """Return the calling user, so that a program knows what this user may do before it asks for more."""
     with installation.catalog.reading() as tx:
         row = users.get(tx, user.name)
         return views.user(row, users.newest_expiry(tx, "user", row.name))
@@ -35,7 +35,7 @@ def show_caller(user: Reader, installation: Installation) -> User:
 
 @router.post("", status_code=201)
 def add_user(request: UserRequest, user: Contributor, installation: Installation) -> UserCredential:
-    """Create a user with a certificate. A key that is made here is returned once and kept nowhere."""
+    """Create a user with a certificate. A key that is generated here is returned once and not stored."""
     with installation.catalog.writing() as tx:
         users.add(tx, UserRow(name=request.name, role=request.role.value, created=installation.clock.now()))
         credential = _certificate(tx, request.name, request.role, request.request, installation)
@@ -53,7 +53,7 @@ def add_user(request: UserRequest, user: Contributor, installation: Installation
 
 @router.post("/{name}/certificates", status_code=201)
 def renew_user(name: Named, request: UserRenewal, user: Contributor, installation: Installation) -> UserCredential:
-    """Issue a new certificate to a user. Earlier ones stay valid until they expire or are revoked."""
+    """Issue a new certificate to a user. Earlier ones remain valid until they expire or are revoked."""
     with installation.catalog.writing() as tx:
         row = users.get(tx, name)
         before = {"expires": users.newest_expiry(tx, "user", name)}
@@ -70,13 +70,13 @@ def revoke_user(name: Named, user: Contributor, installation: Installation) -> N
         _check_not_last(tx, users.get(tx, name), installation)
         before = {"expires": users.newest_expiry(tx, "user", name)}
         users.revoke_certificates(tx, "user", name, installation.clock.now())
-        what = "was revoked: its certificates open nothing"
+        what = "was revoked: its certificates are no longer accepted"
         _tell(tx, installation, user, "user.revoked", name, what, gone(before))
 
 
 @router.delete("/{name}", status_code=204)
 def delete_user(name: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a user; the certificates open nothing from now on."""
+    """Delete a user; the user's certificates are no longer accepted."""
     with installation.catalog.writing() as tx:
         row = users.get(tx, name)
         _check_not_last(tx, row, installation)
@@ -97,7 +97,7 @@ def _certificate(tx: Transaction, name: str, role: Role, request: str, installat
 
 
 def _check_not_last(tx: Transaction, row: UserRow, installation: Services) -> None:
-    """Raise WrongState where nobody could change anything any more without this user."""
+    """Raise WrongState if nobody could change anything without this user."""
     now = installation.clock.now()
     others = [one for one in users.every(tx) if one.role == Role.CONTRIBUTOR.value and one.name != row.name]
     if row.role != Role.CONTRIBUTOR.value or any(users.newest_expiry(tx, "user", one.name) > now for one in others):

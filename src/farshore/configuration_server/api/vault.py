@@ -1,4 +1,4 @@
-"""The vault as the control plane sees it."""
+"""The route of the vault's state."""
 
 from __future__ import annotations
 

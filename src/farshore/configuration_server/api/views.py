@@ -1,4 +1,4 @@
-"""Rows of the catalog as REST bodies."""
+"""Convert rows of the catalog to REST bodies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def machine(
     more: Sequence[str] = (),
     readiness: Readiness | None = None,
 ) -> Machine:
-    """Return a machine with what its agent and process server said last, and ``more`` warnings."""
+    """Return a machine with the last reports of its agent and process server, and ``more`` warnings."""
     by_id = {server.id: server for server in servers}
     sends_to = by_id.get(row.process_server or "")
     moves_to = by_id.get(row.moving_to)
@@ -65,7 +65,7 @@ def machine(
     description = Description.model_validate(row.description)
     excluded = set(row.exclude_disks)
     disks = [
-        # What is wanted counts: the agent says the same as soon as it has followed.
+        # The desired mode counts: the agent reports the same as soon as it has followed.
         disk.model_copy(update={"excluded": disk.number in excluded})
         for disk in description.disks
     ]
@@ -121,8 +121,8 @@ def summary(row: ListedMachine, now: int, servers: Mapping[str, ProcessServerRow
 
 
 def heartbeat(row: MachineRow) -> Heartbeat | None:
-    """Return what the agent said last, or None if it said nothing, or, to another release of this server, something
-    else."""
+    """Return the agent's last report. None if there is none, or if it was sent to another release of this server and is
+    not understood."""
     try:
         return Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
     except ValidationError as error:
@@ -131,13 +131,13 @@ def heartbeat(row: MachineRow) -> Heartbeat | None:
 
 
 def _upgrade(seen: Heartbeat) -> str:
-    """The release that would take the agent's place; empty if it is the same, or the agent cannot be replaced."""
+    """Return the release that would replace the agent; empty if it is the same, or the agent cannot be replaced."""
     here = known_release(seen.python, default_cache()) if seen.release else ""
     return "" if here == seen.release else here
 
 
 def _server_warnings(server: ProcessServerRow | None, now: int) -> list[str]:
-    """What a machine's process server is in trouble with, for it is the machine's trouble too."""
+    """Return the problems of a machine's process server, because they affect the machine too."""
     if server is None:
         return []
     found = [
@@ -157,8 +157,8 @@ def _lag(
     server: ProcessServerRow | None,
     now: int,
 ) -> dict[str, float]:
-    """By stage, in the order of the way: what the agent ``said`` and the process server ``reported``. What somebody
-    said who has been silent since is not known any more."""
+    """Return the lag by stage, in the order of the stream: what the agent (``said``) and the process server
+    (``reported``) reported. Values of a program that has been silent since are omitted."""
     of_agent = said if now - last_seen <= AGENT_SILENT_AFTER else {}
     of_server = reported if server and now - server.last_seen <= SILENT_AFTER else {}
     return {**of_agent, **of_server}
@@ -169,7 +169,7 @@ def _stuck(row: MachineRow) -> list[str]:
 
 
 def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
-    """Return a recovery point; ``found``: what of its machine's copy differed."""
+    """Return a recovery point; ``found``: the differences in its machine's copy."""
     doubts = affecting(found, row.epoch, row.sequence)
     places = dict.fromkeys(f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts)
     return Point(
@@ -240,7 +240,7 @@ def failover(row: FailoverRow) -> Failover:
 
 
 def incident(row: EventRow) -> Incident:
-    """Return an event as a report tells of it."""
+    """Return an event in the form of a report."""
     return Incident(time=row.time, kind=row.kind, severity=row.severity, message=row.message)
 
 
@@ -258,7 +258,7 @@ def site(row: SiteRow, failovers: int) -> Site:
 
 
 def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessServer:
-    """Return a process server and how it is."""
+    """Return a process server and its state."""
     return ProcessServer(
         id=row.id,
         name=row.name,
@@ -282,7 +282,7 @@ def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessSer
 
 
 def master_target(row: MasterTargetRow, errands: int, now: int) -> MasterTarget:
-    """Return a master target and how it is."""
+    """Return a master target and its state."""
     return MasterTarget(
         id=row.id,
         name=row.name,
@@ -295,7 +295,7 @@ def master_target(row: MasterTargetRow, errands: int, now: int) -> MasterTarget:
 
 
 def a_day(requests: Mapping[str, int], seconds: float) -> dict[str, float]:
-    """Return requests by kind, counted for so many seconds, as so many a day."""
+    """Convert request counts over ``seconds`` to counts per day."""
     return {kind: round(number * 86400 / seconds, 1) for kind, number in requests.items()} if seconds else {}
 
 
@@ -348,7 +348,7 @@ def alert(row: AlertRow) -> Alert:
 
 
 def alert_channel(row: AlertChannelRow) -> Channel:
-    """Return a channel of alerts; its secret stays sealed."""
+    """Return an alert channel; its secret remains sealed."""
     return Channel(
         name=row.name,
         kind=ChannelKind(row.kind),

@@ -1,4 +1,4 @@
-"""VMware servers, and the machines that discovery finds there."""
+"""Routes for VMware servers, and for the machines that discovery finds there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SECOND = 1_000_000_000
 
 @router.get("")
 def list_vmware_servers(_user: Reader, installation: Installation) -> list[VmwareServer]:
-    """Return all VMware servers and how discovery goes there, without their passwords."""
+    """Return all VMware servers and the state of their discovery, without their passwords."""
     with installation.catalog.reading() as tx:
         counts = vmware.machine_counts(tx)
         return [_view(tx, row, counts.get(row.name, 0)) for row in vmware.servers(tx)]
@@ -53,8 +53,9 @@ def list_vmware_servers(_user: Reader, installation: Installation) -> list[Vmwar
 
 @router.post("", status_code=201)
 def add_vmware_server(request: VmwareServerRequest, user: Contributor, installation: Installation) -> VmwareServer:
-    """Add a VMware server. This server logs in at once and refuses a certificate that is not the pinned one, a wrong
-    password, and missing privileges. Where a process server is to follow it, that one logs in and reports them."""
+    """Add a VMware server. This server logs in at once and refuses another certificate than the pinned one, a wrong
+    password, and missing privileges. If a process server will follow it, that server logs in and reports these
+    problems."""
     with installation.catalog.reading() as tx:
         vmware.check_free(tx, request.name)
         through = process_servers.get(tx, request.through).id if request.through else ""
@@ -98,7 +99,7 @@ def list_vmware_places(name: Named, _user: Reader, installation: Installation) -
 
 @router.delete("/{name}", status_code=204)
 def remove_vmware_server(name: Named, user: Contributor, installation: Installation) -> None:
-    """Forget a VMware server, its password and what was found there. Machines that are protected stay so."""
+    """Delete a VMware server, its password and what was found there. Protected machines remain protected."""
     with installation.catalog.writing() as tx:
         details = gone(fields_of(vmware.server(tx, name), _TOLD))
         vmware.remove(tx, name)
@@ -107,15 +108,15 @@ def remove_vmware_server(name: Named, user: Contributor, installation: Installat
 
 @certificates.post("")
 def look_at_vmware_certificate(request: VmwareAddress, _user: Contributor) -> VmwareCertificate:
-    """Return the certificate that a VMware server shows, for somebody to compare before it is pinned."""
+    """Return the certificate that a VMware server shows, so that a person can compare it before it is pinned."""
     shown = look(request.host, request.port)
     try:
         certificate = x509.load_pem_x509_certificate(shown.pem.encode())
         expires = int(certificate.not_valid_after_utc.timestamp()) * _SECOND
         subject = clean_line(certificate.subject.rfc4514_string())
-    except (ValueError, x509.InvalidVersion):  # what TLS takes and the parser does not: the fingerprint is what counts
+    except (ValueError, x509.InvalidVersion):  # TLS accepts it and the parser does not: only the fingerprint matters
         expires, subject = 0, ""
-    # "Never" is the year 9999, which nanoseconds do not reach.
+    # "Never" is the year 9999, which exceeds the range of nanoseconds.
     return VmwareCertificate(fingerprint=shown.fingerprint, subject=subject, expires=min(max(0, expires), LARGEST))
 
 
@@ -130,9 +131,8 @@ def list_vmware_machines(
     server: Wanted = None,
     prefix: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> Response:
-    """Return machines that discovery found, by name, up to ``limit`` of them: for the rest, ask again with the last
-    one's name, server and id as ``after``, ``after_server`` and ``after_id``. With ``server`` those of one VMware
-    server."""
+    """Return machines that discovery found, by name, at most ``limit``: for the rest, ask again with the last one's
+    name, server and id as ``after``, ``after_server`` and ``after_id``. ``server`` filters by VMware server."""
     with installation.catalog.reading() as tx:
         if server is not None:
             vmware.server(tx, server)
@@ -146,8 +146,8 @@ def list_vmware_machines(
 def show_vmware_machine(
     machine: Named, _user: Reader, installation: Installation, server: Wanted = None
 ) -> DiscoveredMachine:
-    """Return a machine that discovery found (its name, its id there or its UUID), where it is, and what stands in the
-    way of protecting it."""
+    """Return a machine that discovery found (by its name, its id there or its UUID), its place, and what prevents its
+    protection."""
     with installation.catalog.reading() as tx:
         row = vmware.machine(tx, machine, server)
         facts = VmwareMachine.model_validate(row.facts)

@@ -1,1 +1,1 @@
-"""Long operations: DBOS workflows, started, listed, watched and cancelled."""
+"""Long operations: DBOS workflows that are started, listed, watched and cancelled."""

@@ -1,7 +1,7 @@
-"""How a job waits for what an agent makes of a command that the job asked for under its own id.
+"""Wait for an agent's answer to a command that a job requested under its own id.
 
-Relies on: whoever closes a command says so at the commit (``farshore.catalog.commands``), which this process hears.
-What other servers of the same database commit is found by the look that each waiting job takes every second.
+Relies on: whoever closes a command announces it at the commit (``farshore.catalog.commands``), which this process
+receives. Commits of other servers of the same database are found by a query that each waiting job makes every second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOOK_EVERY = 1.0
 
 
 class Answers:
-    """Agents' answers, as jobs wait for them. Make it before the catalog is used by several threads."""
+    """Agents' answers, for jobs that wait for them. Create it before several threads use the catalog."""
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:
         self._catalog = catalog
@@ -45,17 +45,16 @@ class Answers:
         remedy: str,
         alive: Look = lambda _machine: False,
     ) -> dict[str, Any] | None:
-        """Return the payload of the result; None once ``patience`` seconds went by without one, and the command is
-        withdrawn then.
+        """Return the payload of the result; None after ``patience`` seconds without one, and then the command is
+        withdrawn.
 
-        The patience begins anew each time that ``alive``, asked of the machine's row, says so. Seconds in which this
-        server was down do not count. Raises Refused where the agent failed, or the command was withdrawn:
-        ``what_failed`` begins the message, ``remedy`` says what to do where the agent did not.
-        """
+        The time starts again whenever ``alive``, called with the machine's row, returns True. Seconds in which this
+        server was down do not count. Raises Refused if the agent failed, or the command was withdrawn: ``what_failed``
+        begins the message, ``remedy`` is used if the agent gave none."""
         give_up = self._clock.monotonic() + patience
         with self._news_of(machine) as news:
             while self._clock.monotonic() < give_up:
-                news.clear()  # before the catalog is read: what is said from now on is not missed
+                news.clear()  # before the catalog is read, so that later announcements are not missed
                 with self._catalog.reading() as tx:
                     row = commands.get(tx, command)
                     if row.state != CommandState.WAITING.value:

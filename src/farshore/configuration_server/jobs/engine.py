@@ -1,14 +1,14 @@
-"""Launches DBOS and maps its workflows to jobs.
+"""Launch DBOS and map its workflows to jobs.
 
 In: job definitions of recovery and protection. Out: farshore.api_types.jobs.Job. Relies on: one configuration server
 per job database (SQLite), or several on one PostgreSQL database. A job's kind and subject come from its workflow's name
 and its request's ``subject``.
 
-Each server is an *executor* with an id of its own (``installation.executor``), which stands in the record of each job
-that it runs. A server that starts resumes the jobs under its own id, for nobody else runs under that: they were cut off
-when it ended. It leaves alone what stands under another server's id, which may be running there; ``recover`` resumes
-those of a server that is gone for good, when somebody has said so. What is resumed goes into one queue, from which the
-servers of a job database take: a job may go on at another server than it began on.
+Each server is an *executor* with its own id (``installation.executor``), which is in the record of each job that it
+runs. A server that starts resumes the jobs under its own id: they were interrupted when it ended. It does not touch
+jobs under another server's id, which may be running there; ``recover`` resumes those of a server that is permanently
+gone, when a user has said so. Resumed jobs go into one queue, from which all servers of a job database take: a job may
+continue at another server than the one where it began.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 APPLICATION = "farshore"
 ALONE = "configuration-server"
-"""The executor's id of every server of the releases in which servers had none of their own."""
+"""The executor's id of all servers of releases in which servers had no ids of their own."""
 GENERATION = "5"
-"""Raise it where a job's order of steps changes: what an older generation left unfinished is stopped then."""
+"""Increase it if a job's order of steps changes: unfinished jobs of an older generation are then stopped."""
 
 
 class _Refusals(logging.Filter):
-    """DBOS logs every job that failed with its traceback. Where the job was refused, its record tells all there is."""
+    """DBOS logs every failed job with its traceback. If the job was refused, its record has all information."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -52,7 +52,8 @@ _REFUSALS = _Refusals()
 
 
 class JobEngine:
-    """The jobs of one configuration server. Make it before ``launch``; the definitions' workflows must be imported."""
+    """The jobs of one configuration server. Create it before ``launch``; the definitions' workflows must be
+    imported."""
 
     def __init__(self, database_url: str, definitions: Iterable[JobDefinition], executor: str = ALONE) -> None:
         self._definitions = {definition.kind: definition for definition in definitions}
@@ -72,27 +73,28 @@ class JobEngine:
         logging.getLogger("dbos").addFilter(_REFUSALS)
 
     def launch(self) -> None:
-        """Start the engine; this server's unfinished jobs go on from their last completed step.
+        """Start the engine; this server's unfinished jobs continue after their last completed step.
 
-        So do those that can be nobody else's: all of a SQLite database, which one server has to itself, and those that
-        servers without an id of their own left. Those of older generations end, whosever they are.
-        """
+        So do those that can belong to no other server: all jobs of a SQLite database, which has one server only, and
+        those that servers without their own id left. Jobs of older generations end, whichever server had them."""
         DBOS.launch()
         for row in DBOS.list_workflows(name=list(self._definitions), status=list(UNFINISHED)):
             if row.app_version != GENERATION:
                 try:
                     stop(self._definitions[row.name], row.workflow_id, request_of(row))
-                except (FarshoreError, OSError) as error:  # one job must not keep the server from starting
-                    log.error("What job %s of an earlier release left could not be put right: %s", row.name, error)
+                except (FarshoreError, OSError) as error:  # one job must not prevent the server's start
+                    log.error(
+                        "The remains of job %s of an earlier release could not be cleaned up: %s", row.name, error
+                    )
         left = self._unfinished() if self._only_one else {ALONE}
         self._resume(left - {self._executor})
 
     def close(self, patience: int = 0) -> None:
-        """Stop. What still runs after ``patience`` seconds goes on at the next launch."""
+        """Stop. Jobs that still run after ``patience`` seconds continue at the next launch."""
         DBOS.destroy(workflow_completion_timeout_sec=patience)
 
     def start(self, kind: str, request: Request, job: JobId | None = None) -> Job:
-        """Start a job; with the id of one that exists already, that one is answered and nothing is started twice."""
+        """Start a job; if the id exists already, return that job and start nothing."""
         definition = self._definitions.get(kind)
         if definition is None:
             raise Unsupported(f"This server has no {kind} jobs.", remedy="Upgrade the configuration server.")
@@ -112,8 +114,8 @@ class JobEngine:
         return found[0]
 
     def listed(self, limit: int = 100, parent: JobId | None = None) -> list[Job]:
-        """Return jobs without their steps: those that have no parent, the newest first, or the children of one, the
-        oldest first. Raises NotFound for an unknown parent."""
+        """Return jobs without their steps: those without a parent, newest first, or the children of one, oldest first.
+        Raises NotFound for an unknown parent."""
         kinds = list(self._definitions)
         if parent is not None:
             self._found(parent)
@@ -131,8 +133,8 @@ class JobEngine:
         return DBOS.list_workflows(parent_workflow_id=parents, load_input=False, load_output=False)
 
     def cancel(self, job: JobId) -> Job:
-        """Ask a job to end, and with it its children. Raises NotFound, WrongState if it has ended, or goes to its
-        end."""
+        """Cancel a job, and its children with it. Raises NotFound, WrongState if it has ended, or can no longer be
+        cancelled."""
         row = self._found(job)
         state = state_of(row)
         if state in ENDED:
@@ -141,8 +143,8 @@ class JobEngine:
         return self.show(job)
 
     def recover(self, executor: str) -> list[Job]:
-        """Resume the unfinished jobs of a server that is gone for good; the jobs. One that still runs would do their
-        present steps a second time. Raises NotFound if there are none, WrongState for this server itself."""
+        """Resume the unfinished jobs of a server that is permanently gone; return them. If that server still runs,
+        their present steps are done twice. Raises NotFound if there are none, WrongState for this server itself."""
         if executor == self._executor:
             raise WrongState(
                 f"{executor} is this server, which resumes its own jobs when it starts.",
@@ -157,12 +159,12 @@ class JobEngine:
         return [self.show(job) for job in resumed]
 
     def _unfinished(self) -> set[str]:
-        """The executors under whose ids jobs stand that have begun and not ended."""
+        """Return the executors that have jobs which have begun and not ended."""
         found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
         return {row.executor_id for row in found if row.executor_id is not None}
 
     def _resume(self, executors: set[str]) -> list[JobId]:
         if not executors:
             return []
-        # DBOS has no other name for it; what a server resumes under its own id goes the same way.
+        # DBOS has no other name for it; jobs that a server resumes under its own id go the same way.
         return [JobId(handle.workflow_id) for handle in DBOS._recover_pending_workflows(sorted(executors))]

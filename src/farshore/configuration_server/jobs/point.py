@@ -1,7 +1,8 @@
-"""The job that cuts a point: ask the agent, wait for its mark in the stream, wait until that is in the vault.
+"""The job that creates a point: ask the agent, wait for its mark in the stream, wait until that is in the vault.
 
-The agent is asked in the transaction in which the API takes the request, and hears of it before the job is written
-down: a point is wanted for this moment. ``start_point`` and ``start_asked`` see to it that a job follows the command.
+The agent is asked in the transaction in which the API accepts the request, and receives the command before the job is
+stored: the user wants a point of this moment. ``start_point`` and ``start_asked`` make sure that a job follows the
+command.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ POLL = 0.2
 
 
 def start_point(jobs: JobEngine, catalog: Catalog, clock: Clock, command: str, request: Request) -> Job:
-    """Start the job of a command that was asked for under that id. If it cannot be started the command is withdrawn,
-    for nobody waits for its result then, and the error comes through."""
+    """Start the job of a command that was requested under that id. If the job cannot be started, the command is
+    withdrawn, because nobody would wait for its result, and the error is raised."""
     try:
         return jobs.start(POINT, request, JobId(command))
     except Exception:
@@ -45,9 +46,9 @@ def start_point(jobs: JobEngine, catalog: Catalog, clock: Clock, command: str, r
 
 
 def start_asked(jobs: JobEngine, catalog: Catalog, clock: Clock) -> None:
-    """Start the jobs of commands that wait for their agents and have none: the server that was asked for the point died
-    before it could. Call it once the engine is launched. A job that runs is left as it is; of one that has ended, cut
-    off before it withdrew its command, the command is withdrawn."""
+    """Start jobs for commands that wait for their agents without a job, because the server that was asked for the point
+    died before it could start one. Call it once the engine is launched. A running job is unchanged. If a job ended
+    before it withdrew its command, the command is withdrawn."""
     with catalog.reading() as tx:
         waiting = commands.waiting_of_kind(tx, CommandKind.POINT)
     for row in waiting:
@@ -64,8 +65,7 @@ def request_for(machine: str, kind: PointKind, name: str) -> Request:
 def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id), ``kind``, ``name``.
 
-    Its command stands in the catalog already if the API asked for it: under the job's id, which ``ask`` finds.
-    """
+    If the API asked for it, its command is already in the catalog, under the job's id, where ``ask`` finds it."""
     answers = Answers(catalog, clock)
 
     def ask(request: Request, command: str) -> None:
@@ -77,7 +77,7 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             command,
             subject,
             patience=PATIENCE,
-            what_failed="The agent could not cut the point",
+            what_failed="The agent could not create the point",
             remedy="See the machine's warnings: farshore machine show",
         )
         if found is not None:

@@ -1,4 +1,4 @@
-"""The job that proves a machine's copy: ask the agent, follow how far it has come, answer what it found."""
+"""The job that proves a machine's copy: ask the agent, follow its progress, return what it found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROOF = "proof"
 ASK, COMPARE = "ask the agent", "compare disks and copy"
 CHUNKS = ("proven", "differing", "busy")
 SILENT = 180.0
-"""Seconds without a heartbeat after which nobody waits any more."""
+"""Seconds without a heartbeat after which the job stops waiting."""
 
 
 def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
@@ -57,7 +57,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             alive=reports,
         )
         if found is not None:
-            # An agent of an earlier release says how its disks stand in its report alone.
+            # An agent of an earlier release reports the state of its disks only in its heartbeat.
             chunks = {name: found[name] for name in CHUNKS}
             return {"chunks": chunks, "disks": found.get("disks") or disks, "weaker": weaker}
         raise TryLater(

@@ -1,10 +1,10 @@
-"""The job that brings a machine in: install the mobility service over SSH or by a VMware server, wait until it reports.
+"""The job that adds a machine: install the mobility service over SSH or by a VMware server, wait until it reports.
 
-The SSH key never enters the job's record: it is kept sealed in the catalog under an id, and dropped when the job ends,
-however it ends. The one-time token is made inside the step that uses it, so that no record holds it either.
+The SSH key never enters the job's record: it is sealed in the catalog under an id, and deleted when the job ends,
+however it ends. The one-time token is created inside the step that uses it, so no record contains it either.
 
-This server logs in itself, or a process server does, at the machine's site (``pushing_through.py``): the one that was
-named, or, where this server does not get as far as SSH, the machine's.
+Either this server logs in, or a process server at the machine's site does (``pushing_through.py``): the one that was
+named, or, if this server cannot connect by SSH, the machine's own process server.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def push_job(parts: PushParts) -> JobDefinition:
     through = PushesThrough(catalog, clock, parts.sealer, logins, give_up)
 
     def log_in(request: Request, wanted: TokenRequest, told: _Told) -> str:
-        """Install by this server's own hands; the id of the token."""
+        """Install from this server; return the id of the token."""
         asked = request["request"]
 
         def prepare(tx: Transaction) -> tuple[KeptLogin, NewToken]:
@@ -133,7 +133,7 @@ def push_job(parts: PushParts) -> JobDefinition:
                 machine = tokens.machine_of(tx, token)
                 if not machine:
                     catalog.write(lambda tx: tokens.revoke_unused(tx, token))
-                    return {"host": request["subject"], "note": "the machine was enrolled already"}
+                    return {"host": request["subject"], "note": "the machine was already enrolled"}
                 row = machines.get(tx, machine)
                 if row.last_seen:
                     return {"machine": row.id, "name": row.name}

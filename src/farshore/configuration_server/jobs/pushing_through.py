@@ -1,11 +1,11 @@
-"""A push that a process server carries out: what the job of ``push.py`` does in the place of logging in itself.
+"""A push that a process server carries out: what the job of ``push.py`` does instead of logging in itself.
 
-It writes the push down under the job's own id, with a token that is sealed as the key is, and waits for the server's
-word. So nothing hangs on this process: a server that resumes the job finds the push as it is by then, and waits on.
-The process server hears of it with the answer to its next report, within a second.
+It records the push under the job's own id, with a sealed token, and waits for the server's result. So nothing depends
+on this process: a server that resumes the job finds the push as it is by then, and continues to wait. The process
+server learns of it in the answer to its next report, within a second.
 
-The wait ends: where the process server gives no sign for a while, of the push or, while that waits in line, of those
-before it; and where the push has had its time.
+The wait ends if the process server gives no sign for a while, neither about the push nor, while that is queued, about
+those before it; and if the push's time is over.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from farshore.protection.pushes import LINE_SECONDS, TOKEN_SECONDS, check_presen
 
 POLL = 0.5
 QUIET_LOOKS = 120
-"""Looks at the catalog without a sign of the process server, which gives one a second, before it is given up. Looks and
-not seconds: a server that was paused itself has not listened."""
+"""Polls of the catalog without a sign of the process server, which gives one a second, before it is given up. Polls and
+not seconds: a server that was paused itself has received nothing."""
 _OURS = (Cancelled, Displaced)
-"""Errors that mean something about this server and its jobs: no process server may end a job with them."""
+"""Errors that concern this server and its jobs: no process server may end a job with them."""
 
 
 def token_sealed_as(push: str) -> str:
@@ -55,7 +55,8 @@ def token_sealed_as(push: str) -> str:
 
 @dataclass(frozen=True)
 class PushesThrough:
-    """Pushes by process servers. ``give_up`` is the job's: it is told the token of a push that failed, and why."""
+    """Pushes by process servers. ``give_up`` is the job's: it is called with the token of a push that failed, and the
+    reason."""
 
     catalog: Catalog
     clock: Clock
@@ -64,15 +65,15 @@ class PushesThrough:
     give_up: Callable[[Request, str, Exception], None]
 
     def known(self, job: str) -> str:
-        """Return the process server that a push was given to before this process began, empty for none."""
+        """Return the process server that a push was given to before this process began, or ""."""
         with self.catalog.reading() as tx:
             row = pushes.find(tx, job)
             return "" if row is None else row.server
 
     def instead(self, asked: Mapping[str, Any], error: Unreachable) -> str:
-        """Return the process server that logs in where this server does not reach a host. Raises ``error``, with
-        another remedy where there are several to choose from, or where the host is known here by its key: at another
-        site the address may be another host's, and it would be trusted as on first contact."""
+        """Return the process server that logs in if this server cannot reach a host. Raises ``error``, with another
+        remedy if there are several to choose from. The same applies if the host's key is known here: at another site
+        the address may belong to another host, which would be trusted as on first contact."""
         with self.catalog.reading() as tx:
             found, others = stand_in(process_servers.every(tx), _server_of(tx, asked["name"]), self.clock.now())
             places = place_of(asked), jump_place_of(asked)
@@ -93,7 +94,7 @@ class PushesThrough:
         raise Unreachable(error.message, remedy=remedy) from error
 
     def carry_out(self, job: str, request: Request, server: str, wanted: TokenRequest, report: Reporter) -> str:
-        """Have the server do it; the id of the token. Raises what it failed of, Cancelled, TryLater if it is silent."""
+        """Let the server do it; return the id of the token. Raises its error, Cancelled, TryLater if it is silent."""
         asked = {**request["request"], "through": server}
 
         def begin(tx: Transaction) -> tuple[PushRow, ProcessServerRow]:
@@ -136,14 +137,14 @@ class PushesThrough:
         return row.token
 
     def _check_present(self, job: str, server: str) -> None:
-        """Raise NotFound, WrongState or TryLater if the server would not hear of a push that it was not given yet: it
+        """Raise NotFound, WrongState or TryLater if the server would not learn of a push that it was not given yet: it
         may have gone since it was named."""
         with self.catalog.reading() as tx:
             if pushes.find(tx, job) is None:
                 check_present(process_servers.get(tx, server), self.clock.now())
 
     def _wait_for(self, job: str, name: str, report: Reporter) -> PushResult | None:
-        """What the process server says in the end, or None if somebody has dropped the push."""
+        """Return the process server's result, or None if somebody has deleted the push."""
         heard, quiet = (-1, -1), 0
         while quiet < QUIET_LOOKS:
             with self.catalog.reading() as tx:
@@ -167,7 +168,7 @@ class PushesThrough:
         )
 
     def _remember(self, asked: dict[str, Any], result: PushResult) -> None:
-        """Know the hosts by the keys that they showed. Raises Forbidden for one that should not have been accepted."""
+        """Store the keys that the hosts showed. Raises Forbidden for one that should not have been accepted."""
         with self.catalog.reading() as tx:
             host_key, jump_key = known_keys(tx, asked)
         for place, shown, expected in (
@@ -205,7 +206,7 @@ def _late(row: PushRow, name: str) -> TryLater:
 
 
 def _server_of(tx: Transaction, name: str) -> str | None:
-    """The process server of a machine that is known by that name already."""
+    """Return the process server of a machine that is already known by that name."""
     try:
         return machines.get(tx, name).process_server if name else None
     except NotFound:

@@ -1,4 +1,4 @@
-"""Turns what DBOS keeps of a job into what users see: its state, its steps, its children among them, and how far it is.
+"""Convert DBOS' record of a job to what users see: its state, its steps including its children, and its progress.
 
 In: workflows and their recorded steps. Out: farshore.api_types.jobs.Job.
 """
@@ -20,7 +20,7 @@ from farshore.durable.progress import forget_progress, progress_of
 from farshore.model.states import JobState
 
 NANOSECONDS = 1_000_000
-"""In the milliseconds that DBOS counts."""
+"""In milliseconds, which DBOS uses."""
 
 
 class Showing:
@@ -62,7 +62,7 @@ class Showing:
     def _steps(
         self, job: str, definition: JobDefinition, active: bool, children: Mapping[str, WorkflowStatus]
     ) -> tuple[list[JobStep], float]:
-        """The steps declared and added, then those that came on top (undoing, for one); and the fraction done."""
+        """Return the declared and added steps, then additional ones (for example undoing); and the fraction done."""
         all_recorded = DBOS.list_workflow_steps(job)
         recorded = {step["function_name"]: step for step in all_recorded}
         steps = planned(definition.steps, all_recorded)
@@ -93,7 +93,7 @@ class Showing:
         return shown + [_recorded_step(recorded[name]) for name in extra], fraction
 
     def _child_step(self, name: str, row: WorkflowStatus) -> tuple[JobStep, float]:
-        """A child as a step of its parent, and how far it is: at what step it is, or what became of it."""
+        """Return a child as a step of its parent, and its progress: its present step, or its result."""
         state, (error, _) = state_of(row), failure_of(row)
         detail, fraction = error, 0.0
         if state is JobState.RUNNING:
@@ -108,7 +108,7 @@ class Showing:
 
 
 def request_of(row: WorkflowStatus) -> dict[str, Any]:
-    """Return what the job was started with."""
+    """Return the request with which the job was started."""
     arguments = row.input["args"] if row.input else ()
     return arguments[0] if arguments and isinstance(arguments[0], dict) else {}
 
@@ -116,7 +116,7 @@ def request_of(row: WorkflowStatus) -> dict[str, Any]:
 def _reached(
     job: str, steps: Sequence[PlannedStep], recorded: Mapping[str, StepInfo], children: Mapping[str, WorkflowStatus]
 ) -> int:
-    """The number of the last step that has ended, or is a child that has not; -1 if there is none."""
+    """Return the number of the last step that has ended, or is a running child; -1 if there is none."""
     begun = (
         number
         for number, step in enumerate(steps)
@@ -126,7 +126,7 @@ def _reached(
 
 
 def _unstarted_child(name: str, recorded: StepInfo | None, may_come: bool) -> JobStep:
-    """A child that has no record of its own: it is to come, could not be prepared, or was never started."""
+    """Return a step for a child without a record: it is still to come, could not be prepared, or was never started."""
     if recorded is not None and recorded["error"] is not None:
         return _recorded_step(recorded)
     if may_come or (recorded is not None and recorded["output"]):

@@ -1,7 +1,7 @@
-"""How DBOS' records are kept where they lie in a file of SQLite, the default.
+"""Settings for DBOS' records in a SQLite file, the default.
 
-With the settings of DBOS each write of a step costs four flushes to the disk, and whoever reads holds up whoever
-writes: SQLite lets a writer sleep and try again. A write-ahead log takes one flush, and no reader waits for a writer.
+With DBOS' own settings each write of a step costs four flushes to the disk, and readers delay writers, because SQLite
+lets a writer sleep and retry. A write-ahead log takes one flush, and no reader waits for a writer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class WriteAheadConnection(sqlite3.Connection):
-    """A connection with a write-ahead log, in which a step that was recorded survives a power cut."""
+    """A connection with a write-ahead log, in which a recorded step survives a power cut."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -21,8 +21,8 @@ class WriteAheadConnection(sqlite3.Connection):
 
 
 def engine_settings(database_url: str) -> dict[str, Any]:
-    """Return SQLAlchemy's settings for DBOS' engine; none for another database."""
+    """Return SQLAlchemy's settings for DBOS' engine; empty for another database."""
     if not database_url.startswith("sqlite"):
         return {}
-    # A file does not go away as a server's connection does: nothing to ask before each use.
+    # A file does not disappear as a server's connection does, so no check is needed before each use.
     return {"connect_args": {"factory": WriteAheadConnection}, "pool_pre_ping": False}

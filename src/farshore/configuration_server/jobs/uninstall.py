@@ -1,8 +1,8 @@
-"""The job that takes the agent off a machine that is not protected, and forgets the machine.
+"""The job that removes the agent from a machine that is not protected, and deletes the machine.
 
-The agent is asked first, over its own channel, under the job's id. Where it does not answer, or cannot, and somebody
-has said how to log in, it is removed by SSH. Only then the machine is forgotten: if neither works, it stays known, and
-the error says what to do. What is given to log in is sealed, and dropped when the job ends, as for a push.
+The agent is asked first, over its own channel, under the job's id. If it does not answer, or cannot remove itself, and
+the request has a login, it is removed by SSH. Only then is the machine deleted: if neither works, it remains known, and
+the error says what to do. The login's secret is sealed, and deleted when the job ends, as for a push.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ ASK, AWAIT, BY_SSH = "ask the agent", "wait until it is off", "remove it by SSH"
 FORGET, TIDY = "forget the machine", "forget how to log in"
 TELL = "tell that it failed"
 PATIENCE = 60.0
-"""Seconds for the agent's answer: it hears at once where it runs, and removes some hundred MiB."""
-BY_HAND = "say how to log in (--account or --ssh-key, and --host); or see what to type there: farshore machine delete"
+"""Seconds for the agent's answer: a running agent receives the command at once, and deletes some hundred MiB."""
+BY_HAND = (
+    "give a login (--account or --ssh-key, and --host), or get the commands to type there: farshore machine delete"
+)
 
 
 @dataclass(frozen=True)
 class UninstallParts:
-    """What the job works with. ``forget`` forgets a machine for an actor, and may be called again."""
+    """What the job works with. ``forget`` deletes a machine in an actor's name, and may be called again."""
 
     catalog: Catalog
     clock: Clock
@@ -50,8 +52,8 @@ class UninstallParts:
 
 
 def uninstall_job(parts: UninstallParts) -> JobDefinition:
-    """Make the job's definition. Its request: ``subject`` (machine id), ``name``, ``actor``, ``secret`` (id of what to
-    log in with, or empty) and ``login`` (an SshLogin without it). Its result: ``name``, ``way``, ``stays``."""
+    """Make the job's definition. Its request: ``subject`` (machine id), ``name``, ``actor``, ``secret`` (id of the
+    login's secret, or empty) and ``login`` (an SshLogin without it). Its result: ``name``, ``way``, ``stays``."""
     catalog, clock = parts.catalog, parts.clock
     answers = Answers(catalog, clock)
     logins = Logins(catalog, clock, parts.sealer)
@@ -61,7 +63,7 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
 
     def wait(request: Request, command: str) -> dict[str, Any]:
         """Return what the agent did, or under ``failure`` why it did not."""
-        what = f"The agent of {request['name']} did not take itself off"
+        what = f"The agent of {request['name']} did not remove itself"
         try:
             found = answers.wait_for(
                 command, request["subject"], patience=PATIENCE, what_failed=what, remedy=f"To continue, {BY_HAND}"
@@ -78,7 +80,7 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
         return {"stays": list(done.stays)}
 
     def forget(request: Request) -> None:
-        with suppress(NotFound):  # this step was cut off, and had forgotten it
+        with suppress(NotFound):  # this step was interrupted after it had deleted the machine
             parts.forget(request["subject"], request["actor"])
 
     def give_up(request: Request, what: str) -> None:
@@ -90,7 +92,7 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
                 actor=request["actor"],
                 subject=f"machine/{request['subject']}",
                 severity=Severity.WARNING,
-                message=f"The agent was not taken off {request['name']}: {what}",
+                message=f"The agent was not removed from {request['name']}: {what}",
             )
 
         catalog.write(write)

@@ -1,7 +1,7 @@
-"""The job that upgrades an agent: make the bundle for its Python, ask the agent, wait until the new release is at work.
+"""The job that upgrades an agent: build the bundle for its Python, ask the agent, wait until the new release runs.
 
-The agent fetches the bundle with its own certificate, and checks it against the digest that came with the command and
-against the release key that it trusts.
+The agent fetches the bundle with its own certificate, and checks it against the digest in the command and against the
+release key that it trusts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is left to do for a job that was stopped while an agent was asked for something under the job's id."""
+"""Clean up after a job that was stopped while an agent had a command under the job's id."""
 
 from __future__ import annotations
 

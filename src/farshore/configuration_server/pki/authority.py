@@ -1,8 +1,8 @@
-"""Signs the certificates that programs, machines and users know each other by.
+"""Sign the certificates of programs, machines and users.
 
-One self-signed P-256 authority per installation: every TLS stack since 2012 speaks P-256, Ed25519 is still refused by
-some guests'. A certificate names its holder in a URI SAN, ``farshore://<kind>/<id>``; servers carry their DNS names and
-addresses as well. Relies on: the private key file being readable by the server's user alone.
+One self-signed P-256 authority per installation: every TLS stack since 2012 supports P-256, while those of some guests
+still refuse Ed25519. A certificate names its holder in a URI SAN, ``farshore://<kind>/<id>``; certificates of servers
+also have their DNS names and addresses. Relies on: only the server's user can read the private key file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from farshore.model.errors import Malformed
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 397
 BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-"""Certificates hold from here on: a machine or a server whose clock went back, even to where clocks without a battery
-begin, still takes them. "Not valid yet" protects from nothing; the end of validity does."""
+"""Certificates are valid from this date on: a machine or a server whose clock went back, even to the default of clocks
+without a battery, still accepts them. "Not valid yet" protects from nothing; the end of validity does."""
 MINIMUM_RSA_BITS = 2048
 
 
@@ -54,8 +54,8 @@ class Authority:
         return cls._made(subject, ec.generate_private_key(ec.SECP256R1()), now)
 
     def renewed(self, now: datetime.datetime) -> Authority:
-        """Return this authority with a new certificate for the same key and name: what the old one signed stays good,
-        for those who hold the old certificate and for those who hold the new one."""
+        """Return this authority with a new certificate for the same key and name: certificates that it signed remain
+        valid, for holders of the old certificate and of the new one."""
         return self._made(self._certificate.subject, self._key, now)
 
     @classmethod
@@ -91,7 +91,7 @@ class Authority:
 
     @property
     def ends(self) -> datetime.datetime:
-        """When its certificate does."""
+        """When the authority's certificate ends."""
         return self._certificate.not_valid_after_utc
 
     @property
@@ -101,7 +101,7 @@ class Authority:
 
     @property
     def key(self) -> str:
-        """The authority's private key as PEM, to be kept in a 0600 file."""
+        """The authority's private key as PEM, for a file with mode 0600."""
         return private_pem(self._key)
 
     @property
@@ -118,8 +118,8 @@ class Authority:
         days: int = LEAF_DAYS,
         mark: str = "",
     ) -> Issued:
-        """Sign a PEM PKCS#10 request for ``holder``. Only its public key is taken over: what it says about itself
-        counts for nothing. Raises Malformed."""
+        """Sign a PEM PKCS#10 request for ``holder``. Only its public key is used: its other statements are ignored.
+        Raises Malformed."""
         try:
             read = x509.load_pem_x509_csr(request.encode())
             valid = read.is_signature_valid
@@ -183,7 +183,7 @@ class Authority:
 
 
 def general_name(name: str) -> x509.GeneralName:
-    """Return a DNS name or an address as certificates carry them. Raises Malformed."""
+    """Return a DNS name or an address in the form of certificates. Raises Malformed."""
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Signs certificates and notes them in the catalog, in one transaction: what is not noted opens nothing."""
+"""Sign certificates and record them in the catalog, in one transaction: an unrecorded certificate opens nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from farshore.model.ports import Clock
 
 
 class _Shown(NamedTuple):
-    """A certificate that was shown: the mark of its bundle, and when for the first and last time, as counted."""
+    """A certificate that was shown: the mark of its bundle, and its first and last use, counted."""
 
     mark: str
     first: int
@@ -31,7 +31,7 @@ class Issuer:
     def __init__(self, authorities: Authorities | Authority, clock: Clock) -> None:
         self.authorities = authorities if isinstance(authorities, Authorities) else Authorities(authorities)
         self.replacing = threading.Lock()
-        """Held by whoever changes ``authorities``."""
+        """Held by a thread that changes ``authorities``."""
         self._clock = clock
         self._shown: dict[Identity, dict[str, _Shown]] = {}
         """By serial number: what was shown to this process."""
@@ -40,16 +40,16 @@ class Issuer:
 
     @property
     def authority(self) -> Authority:
-        """The one that signs."""
+        """The signing authority."""
         return self.authorities.signer
 
     @property
     def bundle(self) -> str:
-        """Whom everybody is to trust (PEM texts); given with each certificate."""
+        """The authorities that every client must trust (PEM texts); returned with each certificate."""
         return self.authorities.bundle
 
     def note(self, peer: Peer) -> None:
-        """Take down which bundle came with the certificate that somebody has just shown."""
+        """Note which bundle came with a certificate that was just shown."""
         with self._lock:
             self._number += 1
             held = self._shown.setdefault(peer.identity, {})
@@ -57,13 +57,13 @@ class Issuer:
             held[peer.serial] = _Shown(peer.mark, first, self._number)
 
     def has_followed(self, holder: Identity, good: Collection[str]) -> bool:
-        """Return whether ``holder`` has shown a certificate, of those with the serial numbers ``good``, that came with
-        the present bundle."""
+        """Return whether ``holder`` has shown one of the certificates ``good`` (serial numbers) that came with the
+        present bundle."""
         return bool(self._present(holder, good))
 
     def uses_older(self, holder: Identity, good: Collection[str]) -> bool:
-        """Return whether an older certificate was shown since ``holder`` began to use the newest one: a second
-        credentials file, or a copy of the one that was renewed, is in use elsewhere."""
+        """Return whether an older certificate was shown since ``holder`` began to use the newest one: then a second
+        credentials file, or a copy of the renewed one, is in use elsewhere."""
         present = self._present(holder, good)
         with self._lock:
             older = [
@@ -86,16 +86,16 @@ class Issuer:
         )
 
     def renew(self, tx: Transaction, holder: Identity, request: str, names: Sequence[str] = ()) -> str:
-        """The same for somebody who shows a certificate. Raises Unauthenticated, too, as ``check_holds``."""
+        """Renew the certificate of a caller that shows one. Raises Unauthenticated, too, as ``check_holds``."""
         self.check_holds(tx, holder)
         return self.sign(tx, holder, request, names)
 
     def check_holds(self, tx: Transaction, holder: Identity) -> None:
-        """Raise Unauthenticated for somebody whose certificates were all revoked, which may have been since the call
-        came in: its body takes its time."""
+        """Raise Unauthenticated if all certificates of the caller were revoked. This may have happened since the call
+        began, because its body takes time."""
         if not users.newest_expiry(tx, holder.kind.value, holder.name):
             raise Unauthenticated(
-                f"{holder.actor} has been shut out meanwhile.", remedy="Enrol again, with a new token."
+                f"{holder.actor} was revoked during this call.", remedy="Enrol again, with a new token."
             )
 
     def issue(self, tx: Transaction, holder: Identity, names: Sequence[str] = ()) -> tuple[str, str]:

@@ -34,7 +34,7 @@ _MARK_DIGITS = 32
 
 @dataclass(frozen=True)
 class Authorities:
-    """``signer`` signs. ``next`` is trusted already, ``former`` (PEM) is still."""
+    """``signer`` signs. ``next`` is already trusted, ``former`` (PEM) is still trusted."""
 
     signer: Authority
     next: Authority | None = None
@@ -42,20 +42,20 @@ class Authorities:
 
     @property
     def phase(self) -> Phase:
-        """Where a replacement stands."""
+        """The phase of a replacement."""
         if self.next is not None:
             return Phase.INTRODUCED
         return Phase.SWITCHED if self.former else Phase.SETTLED
 
     @property
     def bundle(self) -> str:
-        """All that are trusted, as PEM texts, the signer first."""
+        """All trusted authorities, as PEM texts, the signer first."""
         others = [self.next.certificate if self.next is not None else "", self.former]
         return self.signer.certificate + "".join(one for one in others if one != self.signer.certificate)
 
     @property
     def mark(self) -> str:
-        """Tells this bundle from others, in the certificates that are issued with it."""
+        """Identifies this bundle in the certificates that are issued with it."""
         return hashlib.sha256(self.bundle.encode()).hexdigest()[:_MARK_DIGITS]
 
 
@@ -66,17 +66,17 @@ def load(folder: Path) -> Authorities:
         return Authorities(signer, next=_load(folder / NEXT))
     former = folder / FORMER
     text = read_private(former).decode() if former.exists() else ""
-    # A step that was cut off leaves the signer's own certificate there: nothing has been switched yet.
+    # An interrupted step leaves the signer's own certificate there: nothing has been switched yet.
     return Authorities(signer, former="" if text == signer.certificate else text)
 
 
 def save(path: Path, authority: Authority) -> None:
-    """Write an authority. One file, so that certificate and key are there together or not at all."""
+    """Write an authority to one file, so that certificate and key appear together or not at all."""
     write_private(path, (authority.certificate + authority.key).encode())
 
 
 def introduce(folder: Path, present: Authorities, now: datetime.datetime) -> Authorities:
-    """Make the next authority. Raises WrongState."""
+    """Create the next authority. Raises WrongState."""
     _expect(present, Phase.SETTLED)
     made = Authority.create(f"Farshore authority {secrets.token_hex(4)}", now)
     save(folder / NEXT, made)
@@ -84,7 +84,7 @@ def introduce(folder: Path, present: Authorities, now: datetime.datetime) -> Aut
 
 
 def switch(folder: Path, present: Authorities) -> Authorities:
-    """Let the next authority sign. The former key is gone with this. Raises WrongState."""
+    """Let the next authority sign. The former key is deleted. Raises WrongState."""
     _expect(present, Phase.INTRODUCED)
     assert present.next is not None
     write_private(folder / FORMER, present.signer.certificate.encode())
@@ -93,7 +93,7 @@ def switch(folder: Path, present: Authorities) -> Authorities:
 
 
 def finish(folder: Path, present: Authorities) -> Authorities:
-    """Trust the former authority no longer. Raises WrongState."""
+    """Stop trusting the former authority. Raises WrongState."""
     _expect(present, Phase.SWITCHED)
     (folder / FORMER).unlink(missing_ok=True)
     return Authorities(present.signer)

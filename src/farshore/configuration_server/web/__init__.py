@@ -1,1 +1,1 @@
-"""How requests come in: TLS, certificates, bounds, problems."""
+"""How requests come in: TLS, certificates, limits, problems."""

@@ -1,11 +1,11 @@
-"""Who sent a request: an ordered list of authenticators, each for one way to prove it.
+"""Identify the sender of a request by an ordered list of authenticators, each for one kind of proof.
 
-An authenticator looks at a request's head and gives one of three answers. None: nothing of its kind is shown. An
-Identity: that is the caller. Unauthenticated raised: something of its kind is shown and is no good. The first answer
-that is not None holds. So a refusal is final: what is shown beside a revoked certificate does not make up for it.
+An authenticator reads a request's head and gives one of three answers. None: the request has no proof of its kind. An
+Identity: that is the caller. Unauthenticated raised: there is a proof of its kind, but it is not valid. The first
+answer that is not None counts. So a refusal is final: another proof beside a revoked certificate does not help.
 
-Another way, a bearer token of an OpenID provider for instance, is a class here and a line in main.py. What the caller
-may do is no matter of theirs: callers.py looks that up for an Identity, however it was proven.
+Another kind, for example a bearer token of an OpenID provider, is a class here and a line in main.py. Authenticators do
+not decide what the caller may do: callers.py looks that up for an Identity, however it was proven.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ NOBODY = "nobody"
 
 
 class Authenticator(Protocol):
-    """One way to prove who sends a request. It sees the head alone: no body is read before its sender is known. Called
-    from several threads."""
+    """One kind of proof of a request's sender. It sees only the head: no body is read before its sender is known.
+    Called from several threads."""
 
     def caller(self, head: HTTPConnection, tx: Transaction) -> Identity | None:
-        """Return the caller, or None if nothing of this kind is shown. Raises Unauthenticated if it is no good. ``tx``
-        reads the catalog: one transaction for all that is asked of a request's sender."""
+        """Return the caller, or None if there is no proof of this kind. Raises Unauthenticated if the proof is not
+        valid. ``tx`` reads the catalog: one transaction for everything about a request's sender."""
 
     def claimed(self, head: HTTPConnection) -> str | None:
-        """Return whom the request claims to be from, unproven, for the log of refused requests; None as in
+        """Return the unproven identity that the request claims, for the log of refused requests; None as in
         ``caller``."""
 
 
 @dataclass(frozen=True)
 class ClientCertificate:
-    """A certificate of our authority, which TLS has verified: it must stand in the catalog, and not be revoked."""
+    """A certificate of our authority, verified by TLS: it must be in the catalog and not be revoked."""
 
     issuer: Issuer
 
@@ -78,7 +78,7 @@ def _check_registered(tx: Transaction, peer: Peer) -> None:
 
 
 def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection, tx: Transaction) -> Identity:
-    """Return the caller, by the first that answers. Raises Unauthenticated."""
+    """Return the caller, by the first authenticator that answers. Raises Unauthenticated."""
     for one in authenticators:
         found = one.caller(head, tx)
         if found is not None:
@@ -90,5 +90,5 @@ def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection, 
 
 
 def claimed(authenticators: Sequence[Authenticator], head: HTTPConnection) -> str:
-    """Return whom a request claims to be from, as the log tells it."""
+    """Return the identity that a request claims, for the log."""
     return next((found for one in authenticators if (found := one.claimed(head)) is not None), NOBODY)

@@ -1,4 +1,4 @@
-"""Refuses request bodies that no caller of this API has a reason to send."""
+"""Refuse request bodies that are larger than any caller of this API needs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from starlette.exceptions import HTTPException
 from farshore.configuration_server.web.protocol import Application
 
 MOST_BYTES = "farshore.most_bytes"
-"""Where the scope of a request holds how large its body may be; the gate of its route writes it."""
+"""Key in a request's scope for the maximum size of its body; the gate of its route sets it."""
 
 
 class BodyTooLarge(HTTPException):
-    """The body went over the bound. (FastAPI lets only its own errors through while it reads.)"""
+    """The body exceeds the limit. (FastAPI passes only its own errors through while it reads.)"""
 
     def __init__(self, most: int) -> None:
         super().__init__(413)
@@ -21,7 +21,7 @@ class BodyTooLarge(HTTPException):
 
 
 class BoundedBodies:
-    """ASGI middleware: counts what arrives, and does not begin where Content-Length says that it would be too much."""
+    """ASGI middleware: counts what arrives, and refuses at once if Content-Length is too large."""
 
     def __init__(self, app: Application) -> None:
         self._app = app

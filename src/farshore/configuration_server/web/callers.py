@@ -1,10 +1,10 @@
-"""Whether callers may: every route has one door, and a caller is checked at it before anything is read.
+"""Decide whether callers may call a route: every route has one door, where a caller is checked before anything is read.
 
-Who calls was found by authenticators.py. The caller must be of the kind that the door is for, and a user must still
-exist: the role is looked up at every call, so that taking it away works at once.
+authenticators.py has identified the caller. The caller must be of the kind that the door admits, and a user must still
+exist: the role is looked up at every call, so removing it takes effect at once.
 
 An endpoint names its door by the type of a parameter (``MachineCaller``, ``Reader`` …), or is ``OPEN_TO_ALL``; gate.py
-finds it there, and does not build a route that has none.
+finds it there, and does not build a route without one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from farshore.model.errors import Forbidden, Unauthenticated
 
 RANK = {Role.READER: 0, Role.OPERATOR: 1, Role.CONTRIBUTOR: 2}
 CALLER = "farshore.caller"
-"""Where the scope of a request holds the Identity that came through the door."""
+"""Key in a request's scope for the Identity that the door admitted."""
 
 
 class Door(enum.Enum):
@@ -40,18 +40,18 @@ class Door(enum.Enum):
 
     @property
     def most_bytes(self) -> int:
-        """The largest body that somebody at this door has a reason to send."""
+        """The largest body that a caller at this door needs."""
         return _MOST_BYTES.get(self, 64 << 10)
 
     @property
     def most_values(self) -> int:
-        """Objects and lists in it. They cost a hundred times the bytes that they are sent in: memory, and the time of a
-        collection of the whole heap."""
+        """Maximum number of objects and lists in a body. They cost a hundred times their bytes: memory, and the time of
+        a collection of the whole heap."""
         return _MOST_VALUES.get(self, 2_000)
 
 
 _MOST_BYTES = {Door.MACHINE: 256 << 10, Door.PROCESS_SERVER: 8 << 20}
-"""A machine's heartbeat with all its findings; a report of a process server with many machines. Else 64 KiB."""
+"""A machine's heartbeat with all its findings; a report of a process server with many machines. Otherwise 64 KiB."""
 _MOST_VALUES = {Door.MACHINE: 5_000, Door.PROCESS_SERVER: 150_000}
 """A description with all disks and cards has about 700, a heartbeat twice that; a report six lists of 20,000."""
 _KINDS = {Door.MACHINE: Kind.MACHINE, Door.PROCESS_SERVER: Kind.PROCESS_SERVER, Door.MASTER_TARGET: Kind.MASTER_TARGET}
@@ -59,15 +59,15 @@ _ROLES = {Door.READER: Role.READER, Door.OPERATOR: Role.OPERATOR, Door.CONTRIBUT
 
 
 def services(request: Request) -> Services:
-    """Return the installation that this request came to."""
+    """Return the installation that this request is for."""
     found = request.app.state.services
     assert isinstance(found, Services)
     return found
 
 
 async def _services(request: Request) -> Services:
-    """The same as a dependency. A coroutine, as all dependencies here: FastAPI runs others in a thread of the pool,
-    which takes longer than they do."""
+    """Return the same as a dependency. A coroutine, as all dependencies here: FastAPI runs others in a thread of the
+    pool, which takes longer than the dependency itself."""
     return services(request)
 
 
@@ -75,7 +75,7 @@ Installation = Annotated[Services, Depends(_services)]
 
 
 def check(door: Door, identity: Identity, tx: Transaction) -> None:
-    """Raise Forbidden, or Unauthenticated for a user who is no more, where the caller may not come through."""
+    """Raise Forbidden if the caller may not use this door, or Unauthenticated for a user who no longer exists."""
     if door in _KINDS:
         kind = _KINDS[door]
         if identity.kind is not kind:
@@ -102,12 +102,12 @@ def _check_role(identity: Identity, role: Role, tx: Transaction) -> None:
 
 @dataclass(frozen=True)
 class Through:
-    """The dependency of an endpoint: the Identity that came through ``door``."""
+    """The dependency of an endpoint: the Identity that ``door`` admitted."""
 
     door: Door
 
     async def __call__(self, request: Request) -> Identity:
-        """See the class. The gate has put it there; a route without a gate fails here."""
+        """Return the Identity. The gate has stored it; a route without a gate fails here."""
         identity = request.scope[CALLER]
         assert isinstance(identity, Identity)
         return identity
@@ -115,7 +115,7 @@ class Through:
 
 @dataclass(frozen=True)
 class IdThrough(Through):
-    """The same for those that are known by an id, which is answered."""
+    """The same for callers that are known by an id, which is returned."""
 
     async def __call__(self, request: Request) -> str:  # type: ignore[override]
         """See the class."""

@@ -1,7 +1,7 @@
-"""What the published description of the API says of every operation: who may call it, and how errors are answered.
+"""Complete the published description of every operation: who may call it, and the form of errors.
 
-FastAPI would describe its own answer to a body that is not valid, status 422, which ``problems`` never lets out; and
-it knows no security scheme for client certificates.
+FastAPI would describe its own answer to an invalid body, status 422, which ``problems`` never sends; and it has no
+security scheme for client certificates.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
-"""``responses`` of the application. FastAPI adds no 422 where there is a default."""
+"""``responses`` of the application. FastAPI adds no 422 if there is a default."""
 
 
 class DescribedApplication(FastAPI):
-    """The application, with what its description has to add to FastAPI's."""
+    """The application, with our additions to FastAPI's description."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, made once."""

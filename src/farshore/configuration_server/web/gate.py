@@ -1,9 +1,9 @@
-"""Every route's gate: authenticate, then bound, then parse.
+"""Every route's gate: authenticate, then limit, then parse.
 
-FastAPI reads and parses a body before it asks who sent it. Here a request is checked at its route's door first; only
-then is its body read, up to what somebody at that door has a reason to send, parsed, and searched for texts that no
-body may hold. Then its door is asked once more, for a body may come as late as its sender likes. What the types of
-farshore.api_types check comes last.
+FastAPI reads and parses a body before it asks who sent it. Here a request is first checked at its route's door. Only
+then is its body read, up to the size that a caller at that door needs, parsed, and searched for texts that no body may
+contain. Then its door is checked again, because a body may arrive as late as its sender likes. The types of
+farshore.api_types are checked last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from farshore.configuration_server.web.description import OPEN_TO_ALL
 from farshore.model.errors import FarshoreError, Forbidden, Malformed, Unauthenticated
 
 BODY_SECONDS = 30.0
-"""A body that is not there by then is given up: 8 MiB at 280 KB/s."""
+"""A body that has not arrived by then is given up: 8 MiB at 280 KB/s."""
 _LARGE = 64 << 10
 _READING = frozenset({"GET", "HEAD"})
 DISPLACED_MAY = frozenset(
@@ -43,10 +43,10 @@ DISPLACED_MAY = frozenset(
         "/v1/jobs/{job}/cancel",
     }
 )
-"""What an installation still does whose vault another one has taken over: hear how things are, and end what it runs."""
+"""What a displaced installation still does: return states, and end what it runs."""
 
 OFTEN = frozenset({"/v1/machines/self/heartbeat", "/v1/process-servers/self/report", "/v1/master-targets/self/report"})
-"""What makes most of the load, and gives nothing that lasts: who sends it is looked up once."""
+"""These routes make most of the load, and grant nothing lasting: their sender is looked up once."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -56,7 +56,7 @@ class GatedRoute(APIRoute):
 
     @property
     def door(self) -> Door:
-        """Who may call it. Raises TypeError for a route that does not say so."""
+        """Return who may call it. Raises TypeError for a route that does not say so."""
         doors = set(_doors(self.dependant))
         if (self.openapi_extra or {}).get("security") == OPEN_TO_ALL["security"]:
             doors.add(Door.ANYBODY)
@@ -84,7 +84,8 @@ class GatedRoute(APIRoute):
                 if door is Door.MACHINE:
                     response.headers[SERVERS] = " ".join(_servers(installation))
                 return response
-            except (Unauthenticated, Forbidden) as error:  # an endpoint's: a token that is no good, another's keys
+            # an endpoint's error: an invalid token, another caller's keys
+            except (Unauthenticated, Forbidden) as error:
                 token = door is Door.ANYBODY and isinstance(error, Unauthenticated)
                 await _tell(error, request, self.path, installation, token=token)
                 raise
@@ -106,7 +107,7 @@ async def _check_caller(door: Door, path: str, request: Request, installation: S
 
 
 async def _check_again(door: Door, path: str, request: Request, installation: Services) -> None:
-    """Once the body is there, which its sender may have held back until somebody was shut out."""
+    """Check the door again once the body is there: its sender may have delayed it until its access was revoked."""
     try:
         await run_in_threadpool(_enter, door, request, installation)
     except (Unauthenticated, Forbidden) as error:
@@ -141,19 +142,19 @@ def _enter(door: Door, request: Request, installation: Services) -> Identity:
 
 
 async def _read(request: Request, door: Door) -> None:
-    """Have the body in the request, which keeps it for FastAPI. Raises Malformed, BodyTooLarge."""
+    """Read the body into the request, which keeps it for FastAPI. Raises Malformed, BodyTooLarge."""
     body = await _in_time(request.body())
     if not body:
         return
     if body.count(b"[") + body.count(b"{") > door.most_values:
         raise Malformed("The body has too many objects and lists.", remedy="Send a smaller body.")
     try:
-        # A large report is parsed in the loop as FastAPI would; it is kept, so it is parsed once.
+        # A large report is parsed in the loop as FastAPI would; the result is kept, so it is parsed once.
         found = await request.json()
     except (ValueError, RecursionError) as error:
         raise Malformed("The body is not JSON.", remedy="Correct it; docs/api/openapi.json describes it.") from error
     if len(body) > _LARGE:
-        await run_in_threadpool(texts.check, found)  # others are answered meanwhile
+        await run_in_threadpool(texts.check, found)  # other requests are answered meanwhile
     else:
         texts.check(found)
 
@@ -163,7 +164,7 @@ async def _in_time(body: Awaitable[bytes]) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             return await body
     except ClientDisconnect as error:
-        # Nobody hears it; it is the line that broke, and no defect for the log.
+        # Nobody receives it; the connection broke, which is not a defect for the log.
         raise Malformed("The connection ended within the body.", remedy="Send it again.") from error
     except TimeoutError as error:
         raise Malformed(
@@ -172,7 +173,8 @@ async def _in_time(body: Awaitable[bytes]) -> bytes:
 
 
 def _servers(installation: Services) -> list[str]:
-    """Where a machine may turn to, in order. One whose server has been displaced goes to whoever has taken over."""
+    """Return the URLs that a machine may use, in order. The agents of a displaced server go to the installation that
+    has taken over."""
     settings, successor = installation.settings, installation.vault.successor
     found = [LEAVE, successor] if successor else [settings.base_url]
     return [*found, *(url for url in settings.standby if url not in found)]

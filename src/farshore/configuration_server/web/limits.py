@@ -1,7 +1,7 @@
-"""What a caller may ask for in a time, and which refused requests the audit log is told of.
+"""Limit how often a caller may call, and which refused requests enter the audit log.
 
-Machines and process servers are bounded on each route, strangers by how often they may show a token that is no good.
-Refused requests go into the audit log, but not without bound: what exceeds it is counted, and the next entry tells.
+Machines and process servers have a limit on each route, strangers a limit on invalid tokens. Refused requests enter the
+audit log, but only up to a limit: the rest is counted, and the next entry contains the count.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ process server reports every second, and as often about each of four pushes, as 
 errands. An epoch leaves a row in the catalog, as a
 certificate does."""
 WRONG_TOKENS = (10, 1 / 60)
-"""By address. A token has 256 random bits: this keeps load and log down, the bits keep the door."""
+"""By address. A token has 256 random bits: they protect the door; this limit protects from load and log entries."""
 TOLD, TOLD_BY_ONE = (300, 1 / 10), (30, 1 / 60)
-"""Refused requests in the audit log: of all, and of one address. Under a flood that is 4 MB a day."""
+"""Limit of refused requests in the audit log: of all, and of one address. Under a flood that is 4 MB a day."""
 
 
 class Limits:
@@ -69,14 +69,14 @@ class Limits:
         self._untold = 0
 
     def check(self, path: str, caller: str) -> None:
-        """Raise Busy where ``caller`` has called the route at ``path`` too often."""
+        """Raise Busy if ``caller`` has called the route at ``path`` too often."""
         quota = self._by_route.get(path)
         wait = quota.take(caller) if quota is not None else 0.0
         if wait:
             raise Busy(f"{caller} calls {path} too often.", remedy="Wait, then repeat the call.", after=wait)
 
     def check_tokens(self, address: str) -> None:
-        """Raise Busy where too many tokens that are no good came from there."""
+        """Raise Busy if too many invalid tokens came from there."""
         wait = self._wrong_tokens.wait(_network(address))
         if wait:
             raise Busy(
@@ -86,7 +86,7 @@ class Limits:
             )
 
     def refused(self, error: FarshoreError, actor: str, source: str, subject: str, *, token: bool) -> None:
-        """Note a request that was not let in; ``token``: for a token that is no good."""
+        """Record a refused request; ``token``: it had an invalid token."""
         if token:
             self._wrong_tokens.take(_network(source))
         with self._lock:
@@ -114,7 +114,7 @@ class Limits:
 
 
 def _network(address: str) -> str:
-    """An IPv4 address, or the /64 that an IPv6 address comes from, which one host has to itself."""
+    """Return an IPv4 address, or the /64 of an IPv6 address, all of which one host may have."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

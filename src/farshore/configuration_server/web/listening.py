@@ -1,9 +1,8 @@
-"""How many connections this server takes, and how long each may take for what.
+"""Limit the number of connections, and the time of each of their phases.
 
-A connection costs a descriptor and memory before anything is known of who made it. So there is a limit of all, and of
-those from one address; a handshake, a request's head, a body (gate.py) and the reading of an answer have deadlines. In:
-listening sockets. Relies on: asyncio calling ``accept`` of the socket that it is given, and ``close`` of what that
-answers.
+A connection costs a descriptor and memory before its sender is known. So there is a limit for all, and for those of one
+address; a handshake, a request's head, a body (gate.py) and the reading of an answer have deadlines. In: listening
+sockets. Relies on: asyncio calling ``accept`` of the socket that it is given, and ``close`` of the result.
 """
 
 from __future__ import annotations
@@ -25,38 +24,38 @@ HANDSHAKE_SECONDS = 10.0
 HEAD_SECONDS = 10.0
 """From the first byte of a request, or from the handshake, to the end of its head."""
 STALLED_SECONDS = 60.0
-"""How long a client may take nothing of its answer."""
+"""How long a client may read nothing of its answer."""
 FAREWELL_SECONDS = 1.0
 """For the end of an idle connection when the server ends."""
 AT_ONCE = 64
 _RECORD = 16 << 10
-"""A TLS record. asyncio gives each connection 256 KiB and fills them: 2 GiB for as many as are let in, and strangers
-need not even begin a handshake for it."""
+"""A TLS record. By default asyncio allocates and fills 256 KiB for each connection: 2 GiB for the maximum number, and
+strangers would not even have to begin a handshake."""
 MOST_CONNECTIONS = 8192
-"""An agent keeps two: its reports go over one, the other waits for commands."""
+"""An agent keeps two: one for its reports, one on which it waits for commands."""
 RESERVE = 256
-"""Descriptors that are left for the catalog, the vault, exports and SSH."""
+"""Descriptors that are reserved for the catalog, the vault, exports and SSH."""
 
 
 class Connections:
-    """Counts what is open, in all and by address. Safe to use from several threads."""
+    """Counts open connections, in all and by address. Safe to use from several threads."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.most_of_one = max(16, most // 2)
-        """A fleet may lie behind one address; a single one must not shut out the others all the same."""
+        """Many machines may be behind one address, but a single address must not shut out the others."""
         self.refused = 0
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @property
     def open(self) -> int:
-        """Connections now."""
+        """The number of open connections."""
         with self._lock:
             return self._open.total()
 
     def enter(self, address: str) -> bool:
-        """Count one more; False if there is no room."""
+        """Count one more; return False if there is no room."""
         with self._lock:
             if self._open.total() >= self.most or self._open[address] >= self.most_of_one:
                 self.refused += 1
@@ -88,13 +87,13 @@ class _Counted(socket.socket):
 
 
 class BoundedSocket(socket.socket):
-    """A listening socket that closes at once what is too much."""
+    """A listening socket that closes excess connections at once."""
 
     connections: Connections
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As the base class, among the connections that there is room for. Raises BlockingIOError for none."""
-        for _ in range(AT_ONCE):  # then the loop gets to do something else
+        """As the base class, for connections within the limit. Raises BlockingIOError if there is none."""
+        for _ in range(AT_ONCE):  # so that the loop can do something else in between
             taken, address = super().accept()
             host = str(address[0])
             if self.connections.enter(host):
@@ -125,7 +124,7 @@ def listening(host: str, port: int, connections: Connections) -> BoundedSocket:
 
 
 def most_connections() -> int:
-    """As many as the limit of descriptors leaves room for, which is raised as far as it may be."""
+    """Return the maximum for the limit of descriptors, which is raised as far as possible."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + RESERVE if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS + RESERVE)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -136,8 +135,8 @@ def most_connections() -> int:
 
 
 class DeadlineLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop, whose TLS servers give a handshake ``HANDSHAKE_SECONDS``, and a connection a buffer of a TLS
-    record's size; uvicorn has no setting for either."""
+    """asyncio's loop, whose TLS servers limit a handshake to ``HANDSHAKE_SECONDS``, and a connection's buffer to a TLS
+    record; uvicorn has no setting for either."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +150,7 @@ class DeadlineLoop(asyncio.SelectorEventLoop):
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, which calls ``drain`` before it waits for the requests that are under way at a shutdown."""
+    """uvicorn's server, which calls ``drain`` at a shutdown before it waits for requests in progress."""
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
         super().__init__(config)
@@ -164,5 +163,5 @@ class DrainingServer(uvicorn.Server):
 
 
 def deadline_loop() -> asyncio.AbstractEventLoop:
-    """For uvicorn's ``loop`` setting."""
+    """Return the loop for uvicorn's ``loop`` setting."""
     return DeadlineLoop()

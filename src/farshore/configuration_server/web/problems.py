@@ -1,4 +1,4 @@
-"""Turns every error into a problem answer (RFC 9457) with our code, and never shows a stack trace."""
+"""Turn every error into a problem answer (RFC 9457) with our code, and never show a stack trace."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def install(app: FastAPI) -> None:
 
 
 def problem_of(error: FarshoreError) -> Problem:
-    """Return the body that an error is answered with."""
+    """Return the body of an error's answer."""
     return Problem(
         type=f"urn:farshore:{error.code}",
         title=error.code.replace("-", " ").capitalize(),
@@ -43,7 +43,7 @@ def problem_of(error: FarshoreError) -> Problem:
 
 
 def answer(error: FarshoreError) -> JSONResponse:
-    """Return the whole answer."""
+    """Return the complete answer."""
     headers = {}
     if isinstance(error, TryLater) and error.after:
         headers["Retry-After"] = str(max(1, round(error.after)))
@@ -57,7 +57,7 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
         log.warning("Answered with %s: %s", error.code, error)
     refused = answer(error)
     if MOST_BYTES not in request.scope and _has_body(request):
-        refused.headers["Connection"] = "close"  # refused at the door: nothing of the body is read
+        refused.headers["Connection"] = "close"  # refused at the door: the body was not read
     return refused
 
 
@@ -70,7 +70,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     first: dict[str, Any] = error.errors()[0]
     where, *rest = (str(part) for part in first["loc"])
     field = ".".join(rest) or where
-    # The input of a field is never quoted, so that a misplaced secret is not sent back.
+    # The input of a field is never quoted, so a misplaced secret is not sent back.
     message = f"{field}: {sentence(first)}."
     return answer(Malformed(message, remedy="Correct this field; docs/api/openapi.json describes it."))
 

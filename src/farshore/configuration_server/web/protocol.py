@@ -1,7 +1,7 @@
-"""Hands the client's verified certificate to the application.
+"""Pass the client's verified certificate to the application.
 
 ASGI has no place for it that uvicorn fills, so its protocol class is extended: each connection wraps the application
-and puts the certificate into the scope under ``PEER``. Relies on: the TLS context verifying what is shown.
+and puts the certificate into the scope under ``PEER``. Relies on: the TLS context verifies the certificate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class CertificateProtocol(H11Protocol):
         self.app = with_peer(self.app, tls.getpeercert() if tls is not None else None)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes that begin a request must end its head in time; between requests uvicorn's own limit holds."""
+        """A request must complete its head in time from its first byte; between requests uvicorn's own limit
+        applies."""
         super().data_received(data)
         if self._answering():
             self._forget_deadline()
@@ -44,7 +45,7 @@ class CertificateProtocol(H11Protocol):
             self._await_head()
 
     def on_response_complete(self) -> None:
-        """What comes of the next request from now on has a deadline again."""
+        """Set a deadline for the next request's head again."""
         super().on_response_complete()
         if self._ending:
             self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
@@ -71,8 +72,8 @@ class CertificateProtocol(H11Protocol):
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """The server ends. Whoever keeps a connection that is idle need not answer TLS's farewell: nobody reads there
-        until the next request, and all would wait for that."""
+        """The server ends. A client with an idle connection need not answer TLS's close: it reads nothing until its
+        next request, and the shutdown would wait for that."""
         self._ending = True
         super().shutdown()
         if not self._answering():
@@ -99,10 +100,9 @@ class CertificateProtocol(H11Protocol):
 class TellingSslObject(ssl.SSLObject):
     """Tells a client why its certificate is refused.
 
-    asyncio drops a connection whose handshake failed without sending the alert that says why, so that a client with a
-    wrong certificate would see a server that is out of order, and try again for ever. Here the failure is first
-    reported as "more input is needed", upon which asyncio sends what OpenSSL has written: the alert.
-    """
+    asyncio drops a connection whose handshake failed without sending the alert with the reason, so a client with a
+    wrong certificate would see a broken server, and retry for ever. Here the failure is first reported as "more input
+    is needed", upon which asyncio sends what OpenSSL has written: the alert."""
 
     _failure: ssl.SSLError | None = None
 
@@ -120,7 +120,7 @@ class TellingSslObject(ssl.SSLObject):
 
 
 def with_peer(application: Application, certificate: Any) -> Any:
-    """Return the application, told who is calling (``ssl.SSLObject.getpeercert()``)."""
+    """Return the application, with the caller's certificate (``ssl.SSLObject.getpeercert()``)."""
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
         scope[PEER] = certificate or None
@@ -130,8 +130,9 @@ def with_peer(application: Application, certificate: Any) -> Any:
 
 
 def server_context(authority: str, certificate: str, key: str, ciphers: str) -> ssl.SSLContext:
-    """Return TLS 1.2 or newer; a certificate is optional, since enrolment has none yet, but one that is shown must come
-    from our authority. A renewed key pair may be loaded into it while it is used: new connections show that."""
+    """Return a context for TLS 1.2 or newer. A certificate is optional, because a client has none before it enrols, but
+    a certificate that is shown must come from our authority. A renewed key pair may be loaded into the context while it
+    is used, for new connections."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = TellingSslObject
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -143,8 +144,8 @@ def server_context(authority: str, certificate: str, key: str, ciphers: str) -> 
 
 
 class Contexts:
-    """The context of new connections, which can be changed as a whole: what a context trusts can be added to, not taken
-    from. The listener keeps ``first``, which hands each handshake over to the one that counts."""
+    """The context of new connections, which can be replaced: trust can be added to a context, but not removed. The
+    listener keeps ``first``, which passes each handshake to the present context."""
 
     def __init__(self, first: ssl.SSLContext) -> None:
         self.first = self._now = first
@@ -155,7 +156,7 @@ class Contexts:
         self._now = context
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
-        """Called with every handshake, whether a name was sent or not."""
+        """Called in every handshake, whether a name was sent or not."""
         connection.context = self._now
 
 

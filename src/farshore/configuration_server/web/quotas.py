@@ -1,4 +1,4 @@
-"""How often somebody may do something: token buckets, in the memory of this server."""
+"""Limit how often somebody may do something: token buckets, in the memory of this server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from farshore.model.ports import Clock
 
 MOST_KEYS = 10_000
-"""What was asked for longest ago is forgotten: memory does not follow the number of strangers."""
+"""The keys that were used longest ago are dropped: memory does not grow with the number of strangers."""
 
 
 class Quota:
@@ -23,7 +23,7 @@ class Quota:
         self._lock = threading.Lock()
 
     def take(self, key: Hashable) -> float:
-        """Take one; 0, or the seconds until there is one."""
+        """Take one; return 0, or the seconds until there is one."""
         with self._lock:
             left = self._refilled(key)
             wait = 0.0 if left >= 1 else (1 - left) / self._per_second

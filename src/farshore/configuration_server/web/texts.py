@@ -1,7 +1,7 @@
-"""Refuses what no text of a body may hold, wherever it stands in it: control characters and halves of surrogates.
+"""Refuse texts that no body may contain: control characters and unpaired surrogates.
 
-One such text in the catalog would make every answer that shows it fail, drive the terminal of whoever lists it, or
-stop a database that stores UTF-8. Tabs and line breaks are allowed here; names have types that refuse them too.
+One such text in the catalog would make every answer with it fail, control the terminal of a user who lists it, or stop
+a database that stores UTF-8. Tabs and line breaks are allowed here; names have types that refuse them too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _LOOKED_AT = frozenset({str, dict, list})
 
 
 def check(value: Any) -> None:
-    """Go through a parsed JSON document, whatever its depth. Raises Malformed at a fault, naming its field."""
+    """Check a parsed JSON document of any depth. Raises Malformed at the first fault, naming its field."""
     if _is_bad(value):
         _name_it(value)
 
 
 def _is_bad(value: Any) -> bool:
-    """The quick look: it keeps no names, as it is paid for every body, a stranger's too."""
+    """The fast check: it keeps no names, because it runs for every body, even a stranger's."""
     search = CONTROL.search
     waiting: list[Any] = [value]
     while waiting:
