@@ -1,8 +1,8 @@
-"""Tells glibc's allocator to keep what is freed: batches come and go by the thousand, in pieces of 64 KiB.
+"""Tell glibc's allocator to keep freed memory: batches come and go by the thousand, in pieces of 64 KiB.
 
-Given back to the kernel and asked for again, each piece costs page faults and cleared pages: a fifth of the CPU
-under load, measured. What stays is bounded by the requests that are worked on at once. Other C libraries are left
-as they are.
+If each piece were returned to the kernel and requested again, it would cost page faults and cleared pages: a fifth of
+the CPU under load, measured. The kept memory is limited by the number of requests in progress. Other C libraries are
+unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP = 256 << 20
 _LARGEST_KEPT = 32 << 20
-"""glibc takes no more."""
+"""The maximum that glibc accepts."""
 
 
 def keep_freed_memory() -> bool:

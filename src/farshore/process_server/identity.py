@@ -1,7 +1,7 @@
-"""The process server's certificate: bought with a one-time token, renewed while the server runs.
+"""The process server's certificate: obtained with a one-time token, renewed while the server runs.
 
-New connections are made with a renewed certificate; connections that exist keep the old one to their end, so no stream
-is interrupted.
+New connections use a renewed certificate; existing connections keep the old one until they end, so no stream is
+interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = "process-server"
 
 
 def enrol(path: Path, url: str, pin: str, token: str) -> ServerEnrolment:
-    """Trade the token for a certificate and keep it at ``path``. Raises Unauthenticated, Unreachable …"""
+    """Exchange the token for a certificate and store it at ``path``. Raises Unauthenticated, Unreachable …"""
     key, request = new_key_and_request(_NAME)
     made = enrol_process_server(url, pin, ServerEnrolmentRequest(token=token, request=request))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,9 +36,9 @@ def enrol(path: Path, url: str, pin: str, token: str) -> ServerEnrolment:
 
 
 def turn_to(url: str, path: Path, registration: Registration, generation: int) -> bool:
-    """Register at another configuration server of the same authority, and be its from the next start on, if it owns the
-    vault as a later generation; answers whether it does. Raises what the client raises where it does not answer, or
-    does not know this process server."""
+    """Register at another configuration server of the same authority. If it owns the vault as a later generation, use
+    it from the next start on. Return whether it does. Raises the client's errors if it does not answer, or does not
+    know this process server."""
     credentials = Credentials.load(path)
     with contextlib.closing(ProcessServerSelf(Transport.from_credentials(credentials, url))) as there:
         later = there.register(registration).generation > generation
@@ -48,7 +48,7 @@ def turn_to(url: str, path: Path, registration: Registration, generation: int) -
 
 
 class Renewal(renewal.Renewal):
-    """Of the credentials at ``path``."""
+    """Renews the credentials at ``path``."""
 
     def __init__(
         self,

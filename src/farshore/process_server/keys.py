@@ -1,7 +1,7 @@
-"""The vault's keys as a process server gets them: asked of the configuration server, machine by machine.
+"""The vault's keys for a process server: requested from the configuration server, machine by machine.
 
-It is given the keys of the machines that it serves or served, and of their deduplication domains. So one that is stolen
-opens those, and no more. Nothing is kept here: the vault remembers what it was answered, in memory.
+The server gets the keys of the machines that it serves or served, and of their deduplication domains. So a stolen one
+opens only those. Nothing is stored here: the vault keeps the answers in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class KeyHolder(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def keys(self, machine: str) -> servers.MachineKeys:
-        """Raises NotFound, Forbidden, TryLater."""
+        """Fetch a machine's keys. Raises NotFound, Forbidden, TryLater."""
         ...
 
 
@@ -44,14 +44,14 @@ class GrantedKeys:
                 return ChunkKeys(SealingKey(bytes.fromhex(one.seal)), bytes.fromhex(one.hash))
         raise Forbidden(
             f"This process server has no key of the deduplication domain {domain:08x}.",
-            remedy="Nothing needs to be done: it serves no machine of that domain.",
+            remedy="No action is needed: it serves no machine of that domain.",
         )
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:  # noqa: ARG002 - made there if it is new
         """See KeySource."""
         name = vault_names.machine_key(machine)
-        # Not to open it, but to see that this is the vault: a store that is away may list as an empty one, and then all
-        # that the spool holds of the machine would seem to follow a gap. First, so that its trouble is reported.
+        # Not to open it, but to check that this is the vault. An unmounted store may list as an empty one, and then
+        # everything in the machine's spool would seem to follow a gap. First, so that the store's trouble is reported.
         there = self._holds(name)
         key = SealingKey(bytes.fromhex(self._ask(machine).key))
         if not there and not self._holds(name):
@@ -64,14 +64,17 @@ class GrantedKeys:
 
     @property
     def trouble(self) -> str:
-        """Why keys could not be had lately; empty when they could. Whoever needs one asks again within seconds."""
+        """Why keys could not be fetched recently; empty if they could. Callers ask again within seconds."""
         return self._trouble if time.monotonic() - self._troubled < _LATELY else ""
 
     def _ask(self, machine: MachineId) -> servers.MachineKeys:
         try:
             given = self._holder.keys(machine)
         except TryLater as error:
-            self._trouble, self._troubled = f"The keys of machine {machine} cannot be had: {error}", time.monotonic()
+            self._trouble, self._troubled = (
+                f"The keys of machine {machine} cannot be fetched: {error}",
+                time.monotonic(),
+            )
             raise
         self._trouble = ""
         return given

@@ -1,7 +1,7 @@
-"""``farshore-process-server``: wiring only. Settings are read, the configuration server is asked, parts are made.
+"""``farshore-process-server``: wiring only. Settings are read, the configuration server is asked, parts are created.
 
-``farshore-process-server enroll`` trades a token (on standard input, never an argument) for a certificate; without a
-command it is the server.
+``farshore-process-server enroll`` exchanges a token (on standard input, never an argument) for a certificate; without a
+command it runs the server.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LONGEST_REGISTER_PAUSE = 15.0
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. The exit status is that of the error that ended it, if one did."""
+    """Run until SIGTERM or SIGINT. The exit status is that of the error that ended it, if any."""
     options = _parser().parse_args()
     try:
         settings = load_settings(options.settings)
@@ -82,18 +82,18 @@ def main() -> int:
 
 
 def _end_at_once(failure: threading.ExceptHookArgs) -> None:
-    """A thread has died of a mistake of ours. Starting anew is the one path that is tested for that: what was
-    acknowledged is in the spool, and the supervisor starts us again."""
+    """End the process, because a defect of ours has ended a thread. A restart is the tested path for that: acknowledged
+    data is in the spool, and the supervisor starts us again."""
     name = failure.thread.name if failure.thread is not None else "a thread"
     error = failure.exc_value or failure.exc_type()
-    _log.critical("%s failed; the process server starts anew.", name, exc_info=error)
+    _log.critical("%s failed; the process server restarts.", name, exc_info=error)
     os._exit(_SOFTWARE)
 
 
 def _enroll(settings: Settings, options: argparse.Namespace) -> int:
     if settings.credentials.exists() and not options.again:
         raise WrongState(
-            f"{settings.credentials} exists: this server is enrolled.", remedy="Add --again to enrol anew."
+            f"{settings.credentials} exists: this server is enrolled.", remedy="Add --again to enrol again."
         )
     token = sys.stdin.readline().strip()
     if not token:
@@ -171,8 +171,8 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     renewal = Renewal(settings.credentials, control, users, clock)
     threading.Thread(target=renewal.run, args=(stopping,), name="renewal", daemon=True).start()
     threading.Thread(target=lookout.run, args=(stopping,), name="owner", daemon=True).start()
-    # What exists now stays. Without this the collector walks all of it again and again while batches come and go
-    # (measured: a tenth of the CPU under load); what a request leaves behind has no cycles.
+    # Objects that exist now remain. Without this the collector visits all of them again and again while batches come
+    # and go (measured: a tenth of the CPU under load); requests leave no cycles behind.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
@@ -192,7 +192,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
 
 def _installing(releases: Releases) -> Install:
     async def install(target: PushTarget, report: Reporter) -> str:
-        # Imported here: SSH's library takes 0.2 s, and most process servers never install anything.
+        # Imported here: SSH's library takes 0.2 s to load, and most process servers never install anything.
         from farshore.protection.push.install import PushInstaller
 
         return await PushInstaller(bundles=releases).install(target, report)
@@ -203,7 +203,7 @@ def _installing(releases: Releases) -> Install:
 def _register(
     control: ProcessServerSelf, registration: Registration, stopping: threading.Event
 ) -> ProcessServerSettings | None:
-    """The settings, as soon as the configuration server answers; None where we are told to stop."""
+    """Return the settings, as soon as the configuration server answers; None if we must stop."""
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
@@ -223,7 +223,7 @@ def _open_vault(
     registration: Registration,
     stopping: threading.Event,
 ) -> Vault | None:
-    """The vault, as soon as its store answers; None where we are told to stop. What is in the way is reported."""
+    """Return the vault, as soon as its store answers; None if we must stop. The problem is reported meanwhile."""
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
@@ -239,7 +239,7 @@ def _open_vault(
                 spool_limit=0,
                 store_trouble=str(error),
             )
-            with contextlib.suppress(TryLater):  # it will hear of it the next time
+            with contextlib.suppress(TryLater):  # the next report will tell it
                 control.report(trouble)
             stopping.wait(pause)
             pause = min(_LONGEST_REGISTER_PAUSE, pause * random.uniform(1.5, 2.5))
@@ -247,14 +247,15 @@ def _open_vault(
 
 
 def _check_store(store: ThrottledStore) -> None:
-    """Raise TryLater if the store replaces what is only to be created: nothing may be written to it, until somebody has
-    repaired it. One that takes no writes just now (it is full) is no reason not to take batches into the spool."""
+    """Raise TryLater if the store replaces an object that must only be created: nothing may be written until somebody
+    has repaired the store. If a store accepts no writes at the moment (it is full), the spool can still receive
+    batches."""
     try:
         check_creates_only(store)
     except Unsupported as error:
         raise TryLater(error.message, remedy=error.remedy) from error
     except TryLater as error:
-        _log.warning("The store cannot be tried now: %s", error)
+        _log.warning("The store cannot be tested now: %s", error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -264,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     enrolling = commands.add_parser("enroll", help="trade a token, read from standard input, for a certificate")
     enrolling.add_argument("--server", required=True, help="URL of the configuration server")
     enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
-    enrolling.add_argument("--again", action="store_true", help="even though this server is enrolled already")
+    enrolling.add_argument("--again", action="store_true", help="enrol again, although this server is already enrolled")
     return parser
 
 

@@ -1,8 +1,8 @@
-"""Tells the configuration server how the streams stand and which points are new, once a second or so. The answer says
-which of them may go on, with which certificates and how often they are to be stored.
+"""Report the state of streams and new points to the configuration server, about once a second. The answer says which
+streams may continue, with which certificates, and how often they must be stored.
 
-Points and epochs are kept until a report that named them was answered; the receiver takes repeats. Should it be
-away for long, crash-consistent points are thinned here, oldest first: they can all be found in the vault.
+Points and epochs are kept until a report with them was answered; the receiver ignores repeats. If it is unreachable for
+long, crash-consistent points are thinned here, oldest first: all of them can be found in the vault.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class ReportSink(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def report(self, report: ServerReport) -> ReportAnswer:
-        """Raises TryLater and others."""
+        """Send a report. Raises TryLater and others."""
         ...
 
 
 class Reporter:
-    """``url`` is where agents reach this server. ``tidy`` is called now and then from the same thread,
-    ``answered`` with what each report was answered with; ``store_trouble`` tells what is wrong with the store."""
+    """``url`` is the address at which agents reach this server. ``tidy`` is called now and then from the same thread,
+    ``answered`` with each answer; ``store_trouble`` returns the store's problem."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Reporter:
             self._thread.join()
 
     def stored(self, stream: Stream, role: Role, stored: Stored) -> None:
-        """Note that a segment is in the vault. Its end is a point if the epoch is consistent by then."""
+        """Record that a segment is in the vault. Its end is a point if the epoch is consistent by then."""
         if role is not Role.JOURNAL or not stream.base_complete:
             return
         found = [_point(point) for point in stored.points if point.position.sequence >= stream.consistent_from]
@@ -115,8 +115,8 @@ class Reporter:
         self._add(found)
 
     def visible(self, stream: Stream) -> None:
-        """Report that an epoch is consistent, if it is, and its newest point. For a stream that was opened as well:
-        either may have been stored before a crash and never been reported."""
+        """Report that an epoch is consistent, if it is, and its newest point. This is also needed for a stream that was
+        opened: either may have been stored before a crash without being reported."""
         if not stream.base_complete:
             return
         whole = EpochReport(
@@ -147,7 +147,7 @@ class Reporter:
                 self._thin_most()
 
     def _thin_most(self) -> None:
-        """Drop the older half of the points of whichever machine has most: its own excess costs nobody else."""
+        """Drop the older half of the points of the machine with the most: its own excess affects no other machine."""
         machine, count = Counter(point.machine for point in self._points).most_common(1)[0]
         _log.warning("Machine %s: %d points cannot be reported and stay in the vault only.", machine, count // 2)
         places = [place for place, point in enumerate(self._points) if point.machine == machine]
@@ -164,7 +164,7 @@ class Reporter:
         self._round(self._report)
 
     def _round(self, work: Callable[[], None]) -> None:
-        """Do ``work``. Nothing that goes wrong with it may end the reports of all machines."""
+        """Do ``work``. No error in it may end the reports of all machines."""
         try:
             work()
         except Exception as error:  # noqa: BLE001
@@ -200,14 +200,14 @@ class Reporter:
             answer = self._sink.report(report)
         except FarshoreError as error:
             if not self._silent:
-                _log.warning("The configuration server takes no reports: %s", error)
+                _log.warning("The configuration server does not accept reports: %s", error)
             self._silent = True
             if isinstance(error, Malformed) and points:
                 self._refused(points, error)
             return
         self._most = min(_POINTS_A_REPORT, self._most * 2)
         if self._silent:
-            _log.info("The configuration server takes reports again.")
+            _log.info("The configuration server accepts reports again.")
             self._silent = False
         self._proofs.reported(differences)
         told = {id(point) for point in points}
@@ -224,8 +224,7 @@ class Reporter:
         return ClockStanding(steps=last.number, last=last.nanoseconds / 1e9, age=time.monotonic() - last.seen)
 
     def _refused(self, points: list[PointReport], error: Malformed) -> None:
-        """Something in a report is not what the receiver expects: find the point that it is, and leave it out, for it
-        would hold up the reports of all machines."""
+        """Find the point that the receiver refuses, and omit it, because it would block the reports of all machines."""
         if len(points) > 1:
             self._most = len(points) // 2
             return
@@ -256,7 +255,7 @@ class Reporter:
 
 
 def _bounded(number: int) -> int:
-    """What a report can hold: times come from agents, and none of them may stop the reports of all."""
+    """Limit a number to a report's range: times come from agents, and none of them may stop all reports."""
     return max(0, min(number, LARGEST))
 
 

@@ -1,6 +1,6 @@
-"""The parts of a process server, put together over a vault and a configuration server.
+"""Assemble the parts of a process server over a vault and a configuration server.
 
-``main`` makes it from settings; tests and benchmarks make it over doubles of the configuration server.
+``main`` creates it from settings; tests and benchmarks create it over doubles of the configuration server.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 
 class ControlPlane(GrantSource, ReportSink, Protocol):
-    """What the server asks of the configuration server once it runs."""
+    """What the server needs from the configuration server once it runs."""
 
 
 class ProcessServer:
-    """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
-    how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store, ``requests``
-    what is asked of it; ``check_owner`` raises Displaced where the vault is known to be another installation's;
-    ``pushes`` is told which machines wait for the mobility service, ``discoveries`` which VMware servers to follow."""
+    """Created, started, stopped once. ``settings`` come from the configuration server; ``bandwidth`` gets the limit for
+    writing to the store; ``store_trouble`` returns the problem of the vault's store, ``requests`` the number of
+    requests to it; ``check_owner`` raises Displaced if the vault is known to belong to another installation; ``pushes``
+    gets the machines that wait for the mobility service, ``discoveries`` the VMware servers to follow."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ProcessServer:
         self.listener = Listener(host, port, context, routes, workers=workers, connections=connections)
 
     def start(self) -> None:
-        """Take over what the spool holds, and take requests; the vault's store may be away meanwhile."""
+        """Take over the content of the spool, and accept requests; the vault's store may be unreachable meanwhile."""
         frames = self.log.recover()
         self.streams.recovered(frames)
         self.log.start()
@@ -106,7 +106,7 @@ class ProcessServer:
         self.listener.start()
 
     def stop(self) -> None:
-        """Answer what is being worked on, finish the uploads under way, and leave the rest to the next start."""
+        """Answer the requests in progress, finish the running uploads, and leave the rest to the next start."""
         self.listener.stop()
         self.resuming.stop()
         self.uploader.stop()
@@ -134,4 +134,4 @@ class ProcessServer:
         self.streams.close_unused()
         for stream in self.streams.all():
             if stream.fenced:
-                self.copies.drop(stream)  # nobody can complete it any more, and it holds memory for every chunk
+                self.copies.drop(stream)  # it can no longer be completed, and uses memory for every chunk

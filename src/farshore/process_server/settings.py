@@ -1,7 +1,7 @@
 """Settings of the process server: a TOML file named by FARSHORE_SETTINGS or --settings, and FARSHORE_* variables.
 
-Nothing secret is among them: the credentials lie in a file that only the owner may read, and the vault key comes
-from the configuration server and stays in memory.
+They contain no secret: the credentials are in a file that only the owner may read, and the vault key comes from the
+configuration server and stays in memory.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from farshore.settings_files import read_settings
 
 
 class Settings(BaseSettings):
-    """Variables win over the file."""
+    """Variables override the file."""
 
     model_config = SettingsConfigDict(env_prefix="FARSHORE_PROCESS_SERVER_", extra="forbid", frozen=True)
 
     state: Path = Path("/var/lib/farshore/process-server")
-    """Folder for the spool; made where it is missing."""
+    """Folder for the spool; created if it is missing."""
     credentials: Path = Path("/var/lib/farshore/process-server/credentials.json")
     """URL of the configuration server, authority, certificate and key (farshore.client.credentials)."""
     listen: str = "0.0.0.0"  # noqa: S104 - agents come from outside
     port: int = Field(9443, ge=0, le=65535)
     url: str = ""
-    """Where agents reach this server, https://host:port; empty: this host's name."""
+    """URL at which agents reach this server, https://host:port; empty: this host's name."""
     follows_vault: bool = True
-    """Turn to the installation that has taken the vault over. `farshore up` sets it to false for its own."""
+    """Whether to switch to an installation that has taken the vault over. `farshore up` sets it to false for its
+    own."""
     ciphers: str = ""
     """OpenSSL cipher list for TLS 1.2; empty: ECDHE with AES-GCM or ChaCha20."""
     workers: int = Field(32, ge=2, le=512)
-    """Requests worked on at once; each may hold a body of up to 32 MiB."""
+    """Requests processed at once; each may have a body of up to 32 MiB."""
     connections: int = Field(4096, ge=64, le=1 << 20)
-    """Connections at once, as far as the limit of open files allows: an agent holds some eight."""
+    """Connections at once, within the limit of open files: an agent has some eight."""
     uploads: int = Field(16, ge=1, le=64)
-    """Segments put into the vault at once."""
+    """Segments written to the vault at once."""
     spool_file_bytes: int = Field(64 << 20, ge=1 << 16)
     ready_file: Path | None = None
-    """Written with the listening address once the server takes requests."""
+    """File to which the listening address is written once the server accepts requests."""
     log_level: str = "INFO"
 
 

@@ -1,1 +1,1 @@
-"""Base copies: what makes an epoch whole below its journal."""
+"""Base copies: they make an epoch complete below its journal."""

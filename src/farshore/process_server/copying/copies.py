@@ -1,13 +1,13 @@
-"""The base copies under way, one for each epoch that has begun one.
+"""The base copies in progress, one for each epoch that has begun one.
 
-What a copy rests on is decided at its first request: the parent position is the last record of the parent epoch
-that this server or the vault has, or the place that a failover chose (``exact``). It is in the vault before the first
-comparison, because chunks are compared with the replica as it was there. A HEAL epoch copies what the dirty bitmap
-names, and the chunks of disks that are new or have grown; all else is as at the parent, which must reach at least as
-far as the agent was acknowledged.
+A copy's parent position is decided at its first request: it is the last record of the parent epoch that this server or
+the vault has, or the position that a failover chose (``exact``). It is in the vault before the first comparison,
+because chunks are compared with the replica as it was there. A HEAL epoch copies the blocks in the dirty bitmap, and
+the chunks of disks that are new or have grown; everything else is as at the parent, which must reach at least as far as
+the agent's acknowledged records.
 
-A chunk counts as durable when the epoch is complete, not before: completion makes packs and maps durable and is
-refused while a chunk is missing (see coverage). A restart goes on where the copy was (see told).
+A chunk counts as durable when the epoch is complete, not before: completion makes packs and maps durable and is refused
+while a chunk is missing (see coverage). After a restart the copy continues where it was (see told).
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ class Copy:
             self._compare(comparison)
             self._note(comparison)
         if self.told:
-            _log.info("Machine %s: the copy of epoch %d goes on at %d chunks.", stream.machine, stream.epoch, self.told)
+            _log.info(
+                "Machine %s: the copy of epoch %d continues at %d chunks.", stream.machine, stream.epoch, self.told
+            )
 
     def _begin(self, disks: list[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
-        """A parent that is damaged heals nothing: a resync then goes by the chunks alone."""
+        """Begin the copy. A resync whose parent is damaged continues without it, by its chunks alone; a heal cannot."""
         stream = self._stream
         try:
             return stream.vault.base_copy(stream.epoch, disks, parent, self.domain)
@@ -78,14 +80,14 @@ class Copy:
             if self.kind is EpochKind.HEAL:
                 raise WrongState(
                     f"The parent state {parent} of the epoch cannot be opened: {error.message}",
-                    remedy="The agent resyncs by hash instead, by itself.",
+                    remedy="The agent automatically resyncs by hash instead.",
                 ) from error
-            _log.warning("Machine %s: epoch %d stands on nothing older: %s", stream.machine, stream.epoch, error)
+            _log.warning("Machine %s: epoch %d does not build on an older one: %s", stream.machine, stream.epoch, error)
             return stream.vault.base_copy(stream.epoch, disks, None, self.domain)
 
     @property
     def told(self) -> int:
-        """Chunks compared or taken in so far."""
+        """The number of chunks compared or received so far."""
         with self._lock:
             return self._coverage.told
 
@@ -98,7 +100,7 @@ class Copy:
         return verdicts
 
     def _note(self, comparison: Comparison) -> bool:
-        """Whether it tells of a chunk that the log does not."""
+        """Return whether it contains a chunk that the log does not."""
         with self._lock:
             every = np.ones(len(comparison.hashes), np.bool_)
             return self._noted.add_run(comparison.disk, comparison.first_chunk, every)
@@ -110,12 +112,12 @@ class Copy:
         return verdicts
 
     def missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:
-        """Return runs of chunks that have to be compared still: (disk, first chunk, chunks)."""
+        """Return runs of chunks that still have to be compared: (disk, first chunk, chunks)."""
         with self._lock:
             return self._coverage.ranges_missing(limit)
 
     def put(self, chunks: Chunks) -> None:
-        """Take in chunks. Raises Damaged if one does not have its hash, Malformed and the vault's errors."""
+        """Receive chunks. Raises Damaged if one does not match its hash, Malformed and the vault's errors."""
         self.last_used = time.monotonic()
         self._base.put(chunks)
         with self._lock:
@@ -124,8 +126,7 @@ class Copy:
     def complete(self, completion: BaseCompletion) -> None:
         """Make the epoch visible in the vault: overlay and journal, chunks, maps, description, then its document.
 
-        Raises WrongState where the copy is not whole, TryLater while the vault is behind. May be repeated.
-        """
+        Raises WrongState if the copy is not complete, TryLater while the vault is behind. May be repeated."""
         if not self._completing.acquire(timeout=STORE_SECONDS):
             raise TryLater("The epoch is being completed.", remedy="Repeat the request.", after=1)
         try:
@@ -135,7 +136,7 @@ class Copy:
             self._completing.release()
 
     def close(self) -> None:
-        """Release the replica that was compared with; the log stays where the copy may still go on."""
+        """Release the replica that was compared with; the log remains if the copy may continue."""
         self._base.close()
         self._told_log.close(forget=self._stream.base_complete or self._stream.fenced)
 
@@ -146,14 +147,14 @@ class Copy:
         if missing:
             raise WrongState(
                 f"The copy is not complete: {missing}.",
-                remedy="The agent compares the missing chunks again by itself. Chunks in the vault are not sent again.",
+                remedy="The agent compares the missing chunks again automatically. Only missing chunks are sent.",
             )
         base_end = stream.next_sequence(Role.BASE)
         if completion.base_end > base_end:
             raise WrongState(
                 f"Base records {base_end} to {completion.base_end - 1} of this epoch are lost with the "
                 "process server that had acknowledged them.",
-                remedy="The agent opens a new epoch and resyncs by itself.",
+                remedy="The agent automatically opens a new epoch and resyncs.",
             )
         if completion.consistent_from >= stream.next_sequence(Role.JOURNAL):
             raise WrongState(
@@ -184,7 +185,8 @@ class Copy:
         )
 
     def _inherited(self, disks: list[tuple[DiskNumber, int]]) -> dict[DiskNumber, int]:
-        """How many of each disk's first chunks a healing epoch has from its parent: the whole ones of the old size."""
+        """Return how many of each disk's first chunks a healing epoch inherits from its parent: the complete chunks of
+        the old size."""
         if self.kind is not EpochKind.HEAL or self.parent is None:
             return {}
         record = self._stream.vault.timeline().record(self.parent.epoch)
@@ -200,7 +202,7 @@ class Copies:
     """Copies by stream. Safe to use from several threads."""
 
     def __init__(self, streams: Streams, folder: Path, limits: Limits = LIMITS) -> None:
-        """``folder`` is where logs of what was told are kept, within ``limits``."""
+        """``folder`` has the logs of received comparisons, within ``limits``."""
         self._streams = streams
         self._limits = limits
         self._folder = folder
@@ -209,7 +211,7 @@ class Copies:
         self._lock = threading.Lock()
 
     def get(self, stream: Stream, grant: StreamGrant) -> Copy:
-        """Return the epoch's copy, begun if need be. Raises WrongState if it is complete, TryLater, the vault's
+        """Return the epoch's copy; begin it if necessary. Raises WrongState if it is complete, TryLater, the vault's
         errors."""
         if stream.base_complete:
             raise WrongState("This epoch's base is complete.", remedy="Open a new epoch to copy again.")
@@ -231,13 +233,13 @@ class Copies:
         return found
 
     def told(self, stream: Stream) -> int:
-        """Return how many chunks a stream's copy has been told of."""
+        """Return the number of chunks that a stream's copy has received."""
         with self._lock:
             found = self._copies.get((stream.machine, stream.epoch))
         return 0 if found is None else found.told
 
     def drop(self, stream: Stream) -> None:
-        """Forget the copy of a stream that is complete or closed."""
+        """Drop the copy of a stream that is complete or closed."""
         with self._lock:
             found = self._copies.pop((stream.machine, stream.epoch), None)
             self._opening.pop((stream.machine, stream.epoch), None)
@@ -252,10 +254,10 @@ class Copies:
         if grant.kind is EpochKind.HEAL and end - 1 < grant.parent_sequence:
             raise WrongState(
                 f"This process server has epoch {grant.parent_epoch} up to {end - 1}, not {grant.parent_sequence}.",
-                remedy="The agent resyncs by hash instead, by itself.",
+                remedy="The agent automatically resyncs by hash instead.",
             )
         if grant.exact:
-            # Chosen by a failover, which found it in the vault. Where that has merged it since, chunks alone tell.
+            # Chosen by a failover, which found it in the vault. If the vault has merged it since, only the chunks help.
             return Position(parent.epoch, Sequence(grant.parent_sequence))
         parent.wait_stored(Role.JOURNAL, end, STORE_SECONDS)
         return Position(parent.epoch, Sequence(end - 1))

@@ -1,11 +1,11 @@
-"""Which chunks of an epoch's disks the machine has told us about.
+"""Track which chunks of an epoch's disks the machine has reported.
 
-A chunk that nobody told us about would read as zeroes (or as before) in the new epoch. So completion is refused
-until every chunk was compared or sent, but for those that a healing epoch takes over from its parent. An agent asks
-for what is missing, compares that again, and finds most chunks known.
+An unreported chunk would read as zeroes (or as before) in the new epoch. So completion is refused until every chunk was
+compared or sent, except those that a healing epoch inherits from its parent. An agent asks for the missing chunks,
+compares them again, and most of them are known.
 
-Memory follows what was told, not the sizes that were declared: a byte for each chunk of the pages in which something
-was told, and nothing for a page that is whole.
+Memory grows with the reported chunks, not with the declared sizes: a byte for each chunk of a page with a reported
+chunk, and nothing for a complete page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Told = npt.NDArray[np.bool_]
 
 
 class Coverage:
-    """``inherited``: by disk, how many of its first chunks need not be told, as they are those of the parent. Not
+    """``inherited``: by disk, how many of its first chunks need not be reported, because they are the parent's. Not
     thread-safe: its owner holds a lock."""
 
     def __init__(
@@ -36,31 +36,31 @@ class Coverage:
 
     @property
     def told(self) -> int:
-        """How many chunks were told, of those that have to be."""
+        """How many of the required chunks were reported."""
         return sum(disk.told for disk in self._disks.values())
 
     @property
     def wanted(self) -> int:
-        """How many chunks have to be told, those that were included."""
+        """How many chunks are required, including the reported ones."""
         return sum(disk.wanted for disk in self._disks.values())
 
     def add_run(self, disk: DiskNumber, first: int, told: Told) -> bool:
-        """Add the chunks from ``first`` on as ``told`` says, and return whether any is new. Raises Malformed outside
-        the disk."""
+        """Add the chunks from ``first`` on as ``told`` says; return whether any is new. Raises Malformed for chunks
+        outside the disk."""
         known = self._of(disk)
         if first + len(told) > known.chunks:
             raise _outside(disk, known)
         return known.add_run(first, told)
 
     def add(self, disk: DiskNumber, chunks: npt.NDArray[np.int64]) -> None:
-        """Add these chunks. Raises Malformed outside the disk."""
+        """Add these chunks. Raises Malformed for chunks outside the disk."""
         known = self._of(disk)
         if len(chunks) and (int(chunks.min()) < 0 or int(chunks.max()) >= known.chunks):
             raise _outside(disk, known)
         known.add(chunks)
 
     def missing(self) -> str:
-        """Return what has not been told, in words; empty when nothing is missing."""
+        """Return the missing chunks in words; empty when nothing is missing."""
         parts: list[str] = []
         for number, disk in sorted(self._disks.items()):
             if disk.lacking:
@@ -69,7 +69,7 @@ class Coverage:
         return "; ".join(parts)
 
     def ranges_missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:
-        """Return the first ``limit`` runs of chunks that were not told: (disk, first chunk, chunks)."""
+        """Return the first ``limit`` runs of missing chunks: (disk, first chunk, chunks)."""
         found: list[tuple[DiskNumber, int, int]] = []
         for number, disk in sorted(self._disks.items()):
             for first, end in disk.gaps():
@@ -99,9 +99,9 @@ class _Disk:
         self.told = 0
         self._first = min(inherited, chunks)
         self._pages: dict[int, Told | None] = {}
-        """By number, the pages of which something was told; None: all of it."""
+        """By number, the pages with a reported chunk; None: the page is complete."""
         self._counts: dict[int, int] = {}
-        """Of those, how many chunks were told or inherited."""
+        """For those pages, how many chunks were reported or inherited."""
 
     @property
     def wanted(self) -> int:
@@ -132,7 +132,7 @@ class _Disk:
                 self._count(page, flags)
 
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield half-open runs of chunks that were not told, in order, without holes between them."""
+        """Yield half-open runs of missing chunks, in order, without gaps between their parts."""
         begin = -1
         for first, end, missing in self._stretches():
             if missing and begin < 0:
@@ -144,7 +144,7 @@ class _Disk:
                 yield begin, end
 
     def _stretches(self) -> Iterator[tuple[int, int, bool]]:
-        """The disk in half-open stretches, each missing as a whole or not at all."""
+        """Yield the disk in half-open stretches, each completely missing or completely present."""
         at = self._first
         if at:
             yield 0, at, False

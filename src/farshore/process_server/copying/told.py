@@ -1,11 +1,11 @@
-"""What a machine has told of its disks during a base copy, kept beside the spool so that a restart forgets nothing.
+"""Keep the comparisons that a machine sent during a base copy, beside the spool, so that they survive a restart.
 
-A log of the comparisons as they came: each says which hashes a run of chunks had at some moment of the epoch. Asking
-the vault about them once more gives the same answers as then, but for chunks that were sent and had not become durable
-yet: those count as missing, and the machine sends them again, and nothing else. The log is a convenience. Nothing is
-synchronised; what a power cut takes of it, or what cannot be written, is compared again.
+A log of the comparisons as they arrived: each says which hashes a run of chunks had at some moment of the epoch. Asking
+the vault about them again gives the same answers, except for chunks that were sent and had not become durable: those
+count as missing, and the machine sends only them again. The log is an optimisation. Nothing is synced; what a power cut
+removes, or what cannot be written, is compared again.
 
-The logs take at most ``Limits``: a machine could compare the same chunks for ever. So only comparisons that tell of a
+The logs are limited by ``Limits``, because a machine could compare the same chunks for ever. So only comparisons with a
 chunk that is not in the log yet are added (by Copy), and a log that reaches its limit ends there.
 
 Layout of ``<machine>-<epoch>.told``: docs/formats/told.md. Reading ends at the first frame that is torn or wrong.
@@ -54,8 +54,7 @@ class ToldLog:
         self._given_up = False
 
     def replay(self) -> Iterator[Comparison]:
-        """Yield the comparisons from before a restart, oldest first; what is torn after them is cut off. Call before
-        add."""
+        """Yield the comparisons from before a restart, oldest first; a torn end is truncated. Call before add."""
         try:
             data = memoryview(self.path.read_bytes())
         except FileNotFoundError:
@@ -75,7 +74,7 @@ class ToldLog:
             os.truncate(self.path, at)
 
     def add(self, comparison: Comparison) -> None:
-        """Note one. Where the disk does not take it, the log ends there."""
+        """Add a comparison. If the disk does not accept it, the log ends there."""
         body = zlib.compress(b"".join(encode_comparison(comparison)), 1)
         with self._lock:
             if self._given_up:
@@ -88,7 +87,7 @@ class ToldLog:
                 frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
                 if not self._fits(len(frame)):
                     self._given_up = True
-                    _log.warning("%s is full. After a restart the rest is compared again.", self.path)
+                    _log.warning("%s has reached its limit. After a restart the rest is compared again.", self.path)
                     return
                 if os.write(self._descriptor, frame) < len(frame):
                     self._given_up = True  # reading ends at the torn frame
@@ -104,7 +103,7 @@ class ToldLog:
         )
 
     def close(self, *, forget: bool) -> None:
-        """Stop writing; ``forget``: nobody will need it any more."""
+        """Stop writing; ``forget``: delete the log, because nobody needs it any longer."""
         with self._lock:
             self._given_up = True
             if self._descriptor >= 0:
@@ -115,7 +114,7 @@ class ToldLog:
 
 
 def sweep(folder: Path, machine: MachineId, epoch: Epoch) -> None:
-    """Remove the logs of a machine's older epochs, and those that nobody has written to for a month."""
+    """Delete the logs of a machine's older epochs, and those that nobody has written to for a month."""
     if not folder.is_dir():
         return
     for path in folder.glob(f"*{_SUFFIX}"):

@@ -1,1 +1,1 @@
-"""The HTTP face of the process server: URLs to calls, bodies to formats."""
+"""The HTTP interface of the process server: URLs to calls, bodies to formats."""

@@ -1,6 +1,6 @@
-"""A batch as it comes in: decoded, and held against the stream and the disks that the configuration server granted.
+"""Decode an incoming batch, and check it against the stream and the disks that the configuration server granted.
 
-Everything is checked before anything is acknowledged: an agent gives up what was.
+Everything is checked before anything is acknowledged, because an agent deletes what was acknowledged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From a request to the part that answers it.
+"""Route a request to the part that answers it.
 
 docs/formats/stream-protocol.md describes every request. Before a body is read, the certificate must name the machine in
-the path and be good still, and the epoch must be open: an alien or fenced sender costs nothing.
+the path and still be valid, and the epoch must be open: a foreign or fenced sender costs nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _PROOF_BYTES = PROOF_HEADER.size + MOST_CHUNKS * PROOF_ROW.itemsize
 _DIFFERENCE_BYTES = DIFFERENCE_HEADER.size + CAUSE_BYTES + CHUNK
 _REQUESTS_OF_ONE = 2
 _RANGES = 1000
-"""Missing ranges told at a time."""
+"""Maximum missing ranges in an answer."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -74,9 +74,9 @@ class Call:
 
 
 class Routes:
-    """A Handler. ``completed`` is told of each epoch that became visible; so many requests of base ``copying`` are
-    worked on at once: they wait for the store, and the workers that are left take the streams meanwhile. Chunks are
-    not taken in while what was stored is over ``bandwidth``."""
+    """A Handler. ``completed`` is called for each epoch that became visible. At most ``copying`` requests of base
+    copies are in progress at once: they wait for the store, and the other workers remain for the streams. Chunks are
+    not received while stored data exceeds ``bandwidth``."""
 
     def __init__(
         self,
@@ -136,11 +136,11 @@ class Routes:
                 mine = self._at_work[asked.machine]
                 self._at_work[asked.machine] += 1
             try:
-                # No machine alone may hold all places.
+                # So that no single machine can hold all places.
                 if mine >= self._most_of_one or not self._copying.acquire(blocking=False):
                     raise Busy(
                         "The limit of concurrent copy requests is reached.",
-                        remedy="The agent retries by itself. If this lasts, check the speed of the store.",
+                        remedy="The agent retries automatically. If this lasts, check the speed of the store.",
                         after=1,
                     )
                 try:

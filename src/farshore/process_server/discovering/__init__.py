@@ -1,1 +1,1 @@
-"""Discovery at VMware servers of the process server's site, for the configuration server."""
+"""Run discovery at VMware servers of the process server's site, for the configuration server."""

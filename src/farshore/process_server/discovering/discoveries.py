@@ -1,8 +1,8 @@
-"""Follows the VMware servers that the configuration server names in its answers to reports, and tells it what is there.
+"""Follow the VMware servers that the configuration server names in its answers to reports, and report what is there.
 
-It logs in as that server does where it is near: the same follower, whose sink is the API. The password is fetched for
-each login, sealed to a key that is made for it, and is kept nowhere. Where the configuration server is away, what was
-found in the meantime is told by beginning anew: the server compares, so little is written.
+It uses the same follower as the configuration server, with the API as its sink. The password is fetched for each login,
+sealed to a key that is made for it, and is not stored. If the configuration server was unreachable, discovery begins
+again to report what was found meanwhile: the server compares, so little is written.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ class DiscoverySource(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def begin_discovery(self, name: str, claim: DiscoveryClaim) -> SealedDiscovery:
-        """Raises NotFound, TryLater."""
+        """Fetch a login. Raises NotFound, TryLater."""
         ...
 
     def note_discovery(self, name: str, report: DiscoveryReport) -> DiscoveryStanding:
-        """Raises NotFound, TryLater."""
+        """Report what was found. Raises NotFound, TryLater."""
         ...
 
 
 class Discoveries:
-    """Told of orders by the reporter's thread. Made, stopped once."""
+    """The reporter's thread passes orders to it. Created and stopped once."""
 
     def __init__(self, source: DiscoverySource) -> None:
         self._source = source
         self._running: dict[str, _Discovery] = {}
 
     def ordered(self, orders: Sequence[DiscoveryOrder]) -> None:
-        """Follow these and no others."""
+        """Follow exactly these servers."""
         wanted = {order.name: order for order in orders}
         for name, running in list(self._running.items()):
             if wanted.get(name) != running.order:
@@ -79,7 +79,7 @@ class Discoveries:
 
 
 class _Discovery:
-    """One server, in a thread of its own."""
+    """One server, in its own thread."""
 
     def __init__(self, source: DiscoverySource, order: DiscoveryOrder) -> None:
         self.order = order
@@ -111,7 +111,7 @@ class _Discovery:
             except Exception:  # noqa: BLE001 - the thread goes on: the next attempt may meet none
                 _log.exception("Discovery at VMware server %s met a defect.", self.order.name)
             if self._sink.unwanted:
-                return  # the next answer to a report says what is
+                return  # the next answer to a report says what to do
             self._ended.wait(_AGAIN_SECONDS)
 
     def _login(self) -> Login:
@@ -149,7 +149,8 @@ def _sealed_as(name: str) -> str:
 
 @dataclass
 class ApiSink:
-    """A farshore.vsphere.following.Sink that tells the configuration server. ``unwanted``: it said so."""
+    """A farshore.vsphere.following.Sink that reports to the configuration server. ``unwanted``: the server's answer
+    said so."""
 
     source: DiscoverySource
     order: DiscoveryOrder
@@ -161,7 +162,7 @@ class ApiSink:
         self._tell(DiscoveryReport(mark=self.order.mark, product=product))
 
     def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
-        """Keep changed machines; an empty list says that the server still answers."""
+        """Report changed machines; an empty list shows that the VMware server still answers."""
         waiting, rest, left = list(machines), list(places), list(gone)
         while True:
             some, waiting = waiting[:DISCOVERY_PORTION], waiting[DISCOVERY_PORTION:]
@@ -185,7 +186,7 @@ class ApiSink:
         try:
             self.failed(error)
         except FarshoreError as second:
-            _log.info("What is wrong with discovery is told later: %s", second)
+            _log.info("The failure of discovery is reported later: %s", second)
 
     def _tell(self, report: DiscoveryReport) -> None:
         try:

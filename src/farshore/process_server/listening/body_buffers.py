@@ -1,4 +1,5 @@
-"""Memory for request bodies, used again: the one given back last is the warmest, in the processor's cache as well."""
+"""Reusable memory for request bodies: the buffer that was returned last is reused first, because it may be in the
+processor's cache."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _SMALLEST = 64 << 10
 
 
 class BodyBuffers:
-    """Keeps up to ``limit`` bytes of buffers that nobody uses. Safe to use from several threads."""
+    """Keeps up to ``limit`` bytes of unused buffers. Safe to use from several threads."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -37,10 +38,10 @@ class BodyBuffers:
                     found = self._idle.pop(place)
                     self._kept -= len(found)
                     return found
-        # A power of two and a bit: bodies are a power of two with a head before it.
+        # A power of two and a little more: bodies are a power of two with a head before it.
         power = 1 << max(length - 1, _SMALLEST - 1).bit_length()
         roomy = power // 2 + power // 16
-        # Not a bytearray, which is cleared: memory that was declared and not filled yet is not taken.
+        # Not a bytearray, which is cleared: declared memory that is not filled yet takes no space.
         return np.empty(roomy if roomy >= length else power, np.uint8).data
 
     def _give_back(self, buffer: memoryview) -> None:

@@ -1,12 +1,12 @@
 """One TLS connection: handshake and request heads without blocking, bodies straight into a buffer.
 
-A connection takes a worker only while bytes of it are there to work on: a handshake or a head that is incomplete
-goes back to the watcher. Heads are parsed by h11, which refuses what is ambiguous; a body has a Content-Length and
-is decrypted straight into the worker's buffer.
+A connection uses a worker only while it has bytes to process: an incomplete handshake or head returns to the watcher.
+Heads are parsed by h11, which refuses what is ambiguous; a body has a Content-Length and is decrypted straight into the
+worker's buffer.
 
 TLS works on memory, and the socket is read in large pieces: OpenSSL on a socket asks the kernel twice for each record
-of 16 KiB, which was half of what receiving cost (measured: 0.40 instead of 0.56 CPU seconds a GiB, and the sender,
-woken less often, 0.40 instead of 0.50).
+of 16 KiB, which was half of the cost of receiving (measured: 0.40 instead of 0.56 CPU seconds a GiB, and the sender,
+which wakes up less often, 0.40 instead of 0.50).
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from farshore.process_server.listening.peer import Peer, peer_of
 BODY_SECONDS = 30.0
 """How long a body may pause."""
 SLOWEST = 8 << 10
-"""Bytes a second that a body must arrive with on the whole: whoever trickles holds a worker."""
+"""The minimum average rate of a body in bytes a second: a slow sender holds a worker."""
 SEND_SECONDS = 30.0
 _HEAD_BYTES = 16384
 _DRAIN_BYTES = 64 << 20
 _RECEIVE_BYTES = 256 << 10
 _JOIN_BYTES = 4096
-"""Below this an answer goes out as one TLS record."""
+"""Below this an answer is sent as one TLS record."""
 _MONOTONIC = MONOTONIC.lower().encode()
 _CLOCK_DIGITS = 20
 _REFUSAL_SECONDS = 60.0
 _OF_THE_CLOCK = (9, 10)
-"""OpenSSL: not yet valid, expired."""
+"""OpenSSL's codes: not yet valid, expired."""
 _refusals = threading.local()
-"""When each worker has told of one last."""
+"""When each worker last logged one."""
 _log = logging.getLogger(__name__)
 _threads = threading.local()
 
 
 class Turn(enum.Enum):
-    """What the watcher does with a connection after a worker had it."""
+    """What the watcher does with a connection after a worker."""
 
     WATCH = "watch"
     CLOSE = "close"
     REQUEST = "request"
-    """A whole request head is there."""
+    """A complete request head is there."""
 
 
 class ConnectionLost(Exception):
@@ -75,12 +75,12 @@ class Connection:
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
         self.arrived = 0.0
-        """When the current request's head was there, by the monotonic clock,"""
+        """When the current request's head arrived, by the monotonic clock,"""
         self.sent = 0
-        """and what the peer's monotonic clock was as it sent it, ns; 0: it did not say."""
+        """and the peer's monotonic clock when it sent the request, ns; 0: not given."""
         self.began = self.last_used = time.monotonic()
         self.head_began = 0.0
-        """When the first bytes of a head came that is not whole yet; 0: there are none."""
+        """When the first bytes of an incomplete head arrived; 0: there are none."""
         self.peer: Peer | None = None
         self.head: h11.Request | None = None
         self.length = 0
@@ -98,7 +98,7 @@ class Connection:
         return self._raw.fileno()
 
     def advance(self) -> Turn:
-        """Go on with handshake or head as far as the bytes that have arrived allow. Never blocks."""
+        """Continue with the handshake or head as far as the received bytes allow. Never blocks."""
         if self._refused:
             return self._let_finish()
         self.last_used = time.monotonic()
@@ -138,7 +138,7 @@ class Connection:
         self._left = 0
 
     def answer(self, answer: Answer) -> Turn:
-        """Send an answer and get ready for the next request. Raises ConnectionLost."""
+        """Send an answer and prepare for the next request. Raises ConnectionLost."""
         close = self._left > _DRAIN_BYTES or _wants_close(self.head)
         length = sum(len(part) for part in answer.body)
         lines = [
@@ -164,7 +164,7 @@ class Connection:
         return Turn.CLOSE if close else Turn.WATCH
 
     def _drain(self) -> None:
-        """Take in a body that nobody wanted: the peer sends all of it before it looks for the answer."""
+        """Receive an unwanted body: the peer sends all of it before it reads the answer."""
         scratch = memoryview(bytearray(_HEAD_BYTES))
         left = self._left - len(self._early)
         deadline = _deadline(left)
@@ -180,22 +180,23 @@ class Connection:
         return self._tls.pending() > 0 or self._received.pending > 0 or bool(self._parser.trailing_data[0])
 
     def close(self) -> None:
-        """End the connection, politely where it is no work."""
+        """End the connection, with TLS's close if that does not block."""
         try:
             if self._shaken:
                 self._raw.setblocking(False)
                 self._tls.unwrap()
         except (OSError, ValueError):
-            pass  # the peer's own farewell has not come; ours is said below, and closing is all that is left to do
+            pass  # the peer has not closed TLS yet; our close is sent below, and nothing else remains to do
         self._tell_why()
         self._raw.close()
 
     def _await_end(self) -> Turn:
-        """The handshake has failed, by the peer's certificate for one: see that the peer reads the alert.
+        """Make sure that the peer reads the alert after a failed handshake, for example because of the peer's
+        certificate.
 
-        With TLS 1.3 the peer takes the handshake for done and is sending its request. Were the connection closed now,
-        that would be cut off, and the alert never read: the peer would take us for unreachable and try for ever.
-        """
+        With TLS 1.3 the peer considers the handshake complete and is sending its request. If the connection were closed
+        now, the request would be cut off, and the alert never read: the peer would consider us unreachable and retry
+        for ever."""
         try:
             self._raw.shutdown(socket.SHUT_WR)
         except OSError:
@@ -204,7 +205,7 @@ class Connection:
         return self._let_finish()
 
     def _let_finish(self) -> Turn:
-        """Throw away what a refused peer sends, until it ends or has had its time (the sweep) or its bytes."""
+        """Discard what a refused peer sends, until it closes or reaches the limit of time (the sweep) or bytes."""
         try:
             while self._drained <= _DRAIN_BYTES:
                 count = self._receive()
@@ -215,11 +216,11 @@ class Connection:
         except BlockingIOError:
             return Turn.WATCH
         except OSError:
-            pass  # it broke the connection off: nobody is left to be told
+            pass  # it closed the connection: nobody is left to be told
         return Turn.CLOSE
 
     def _step(self) -> Turn:
-        """Handshake and head, from what has been received. Raises SSLWantReadError if that is not enough."""
+        """Process handshake and head from the received bytes. Raises SSLWantReadError if they are not enough."""
         if not self._shaken:
             self._tls.do_handshake()
             self._flush()
@@ -240,10 +241,10 @@ class Connection:
                 return Turn.CLOSE
 
     def _read_some(self, buffer: memoryview, deadline: float) -> int:
-        """At least one decrypted byte. Raises TimeoutError, ConnectionLost, OSError."""
+        """Return at least one decrypted byte. Raises TimeoutError, ConnectionLost, OSError."""
         while True:
             try:
-                count = cast(int, self._tls.read(len(buffer), cast(bytearray, buffer)))  # as its documentation has it
+                count = cast(int, self._tls.read(len(buffer), cast(bytearray, buffer)))  # as its documentation says
             except ssl.SSLWantReadError:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -258,7 +259,7 @@ class Connection:
             return count
 
     def _receive(self) -> int:
-        """Take in what the socket has, a large piece at most; 0 at its end. Raises BlockingIOError, TimeoutError."""
+        """Receive what the socket has, at most one large piece; 0 at its end. Raises BlockingIOError, TimeoutError."""
         piece: memoryview | None = getattr(_threads, "piece", None)
         if piece is None:
             piece = _threads.piece = memoryview(bytearray(_RECEIVE_BYTES))
@@ -267,13 +268,13 @@ class Connection:
         return count
 
     def _flush(self) -> None:
-        """Send what TLS wants to say. What a full socket does not take while we may not wait, is lost with it."""
+        """Send TLS's output. If the socket is full and we may not wait, the rest is lost with the connection."""
         if self._to_send.pending:
             self._raw.sendall(self._to_send.read())
 
     def _tell_why(self) -> None:
-        """Send a last alert, where the socket takes it."""
-        with contextlib.suppress(OSError):  # the peer may have gone
+        """Send a last alert, if the socket accepts it."""
+        with contextlib.suppress(OSError):  # the peer may be gone
             self._flush()
 
     def _begin(self, head: h11.Request) -> None:
@@ -305,7 +306,7 @@ class Connection:
 
 
 def _tell_refusal(address: object, error: ssl.SSLCertVerificationError) -> None:
-    """Say once a minute why a certificate is refused, so that a wrong clock is seen on this side too."""
+    """Log at most once a minute why a certificate is refused, so that a wrong clock is visible on this side too."""
     now = time.monotonic()
     if now - getattr(_refusals, "told", -_REFUSAL_SECONDS) < _REFUSAL_SECONDS:
         return
@@ -339,5 +340,5 @@ def too_large(length: int, limit: int) -> Malformed:
     """Return the error for a body over a handler's limit."""
     return Malformed(
         f"The body has {length} bytes; the limit is {limit}.",
-        remedy="Send smaller pieces; GET /v1/protocol returns the limit.",
+        remedy="Send smaller bodies; GET /v1/protocol returns the limit.",
     )

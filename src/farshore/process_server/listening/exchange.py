@@ -1,4 +1,4 @@
-"""A request as a handler sees it, and the answer it gives."""
+"""A request in the form for a handler, and the handler's answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from farshore.process_server.listening.peer import Peer
 
 @dataclass(frozen=True)
 class Request:
-    """``path`` is without query. ``body`` reads the whole body on its first call, into memory that is used again after
-    the answer: keep no view of it. It raises Malformed if the body is larger than the handler allows."""
+    """``path`` is without query. ``body`` reads the whole body on its first call, into memory that is reused after the
+    answer: keep no view of it. It raises Malformed if the body is larger than the handler allows."""
 
     method: str
     path: str
@@ -22,14 +22,14 @@ class Request:
     body: Callable[[int], memoryview] = field(repr=False)
     """``body(limit)``."""
     arrived: float = 0.0
-    """When its head was there, in seconds of our monotonic clock."""
+    """When its head arrived, in seconds of our monotonic clock."""
     sent: int = 0
-    """The sender's monotonic clock as it sent this, ns (Farshore-Monotonic); 0: it did not say."""
+    """The sender's monotonic clock when it sent this, ns (Farshore-Monotonic); 0: not given."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """``body`` goes out as its buffers stand."""
+    """The buffers of ``body`` are sent in order."""
 
     status: int
     content_type: str

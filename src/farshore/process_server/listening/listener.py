@@ -1,12 +1,12 @@
 """The listening socket, the watcher of idle connections, and the workers.
 
-Measured against cheroot before it was chosen (docs/decisions/2026-11-22-data-plane-server.md). What counts is that
-bodies land in a buffer that exists already, that a handshake or an idle machine holds no thread, and that many small
+Compared with cheroot by measurement before it was chosen (docs/decisions/2026-11-22-data-plane-server.md). What matters
+is that bodies are read into existing buffers, that a handshake or an idle machine uses no thread, and that many small
 requests cost little.
 
-Whoever has not shown a certificate yet is a stranger. Their number is bounded, in all and from one address, and so is
-their time; where the room is full the oldest stranger makes place. A machine that has too many connections loses those
-that it used least recently. So nobody can keep a machine out, with a certificate or without.
+A client that has not shown a certificate yet is a stranger. The number of strangers is limited, in all and from one
+address, and so is their time; when the limit is reached the oldest stranger is disconnected. A machine with too many
+connections loses those that it used least recently. So nobody can keep a machine out, with a certificate or without.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ CONNECTIONS = 4096
 EACH = 64
 """Connections of one peer."""
 STRANGERS_EACH = 128
-"""Connections from one address that have not shown a certificate yet; many machines may stand behind one."""
+"""Connections from one address without a certificate so far; many machines may be behind one address."""
 IDLE_SECONDS = 300.0
 HANDSHAKE_SECONDS = 15.0
-"""From the first byte to the last, however they come; so too HEAD_SECONDS."""
+"""From the first byte to the last, whatever their pace; the same for HEAD_SECONDS."""
 HEAD_SECONDS = 15.0
 _TICK_SECONDS = 1.0
 _ACCEPT_AT_ONCE = 64
 _OTHER_FILES = 256
-"""Descriptors that are left for the spool and the store."""
+"""Descriptors that are reserved for the spool and the store."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class Listener:
-    """``port`` 0 takes a free one; ``address`` tells it. Bodies in flight take at most workers × body limit.
-    ``connections`` is how many there may be at once, as far as the process may open files."""
+    """``port`` 0 chooses a free one; ``address`` returns it. Bodies in progress take at most workers × body limit.
+    ``connections`` is the maximum at once, within the process's limit of open files."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Listener:
         self._strangers: dict[int, Connection] = {}
         """The oldest first."""
         self._addresses: Counter[str] = Counter()
-        """How many of them each address has."""
+        """The number of them from each address."""
         self._accepting = True
         self._lock = threading.Lock()
         self._buffers = BodyBuffers()
@@ -103,11 +103,11 @@ class Listener:
         self._watcher.start()
 
     def use(self, context: ssl.SSLContext) -> None:
-        """Accept new connections with this certificate, and from holders of its authorities' alone."""
+        """Use this certificate for new connections, and accept only certificates of its authorities."""
         self._context = context
 
     def stop(self) -> None:
-        """Answer what is being worked on, then close everything."""
+        """Answer the requests in progress, then close everything."""
         self._stopping.set()
         self._watcher.join()
         self._workers.shutdown(wait=True)
@@ -144,18 +144,18 @@ class Listener:
             except OSError as error:
                 _log.warning("A connection could not be accepted: %s.", error)
                 if error.errno in _EXHAUSTED:
-                    # It stays readable for as long as somebody waits to be accepted: do not look before the next sweep.
+                    # It stays readable while somebody waits to be accepted: do not look before the next sweep.
                     self._epoll.unregister(self._socket.fileno())
                     self._accepting = False
                     return
-                continue  # that one has gone
+                continue  # that one is gone
             if not self._has_room(address[0]):
                 raw.close()
                 continue
             try:
                 connection = Connection(raw, self._context)
             except OSError:
-                raw.close()  # reset before we came to it
+                raw.close()  # reset before it was accepted
                 continue
             with self._lock:
                 self._connections[connection.fileno()] = connection
@@ -168,7 +168,7 @@ class Listener:
                 self._close(connection)
 
     def _has_room(self, host: str) -> bool:
-        """Whether one more may come from an address, after a stranger has made place for it if need be."""
+        """Return whether one more connection from an address is allowed; disconnect a stranger if necessary."""
         with self._lock:
             if self._addresses[host] >= STRANGERS_EACH:
                 return False
@@ -208,7 +208,7 @@ class Listener:
             self._close(connection)
 
     def _is_known(self, connection: Connection) -> None:
-        """A stranger has shown its certificate."""
+        """Note that a stranger has shown its certificate."""
         with self._lock:
             self._no_stranger(connection.fileno())
 
@@ -255,7 +255,7 @@ class Listener:
         try:
             self._workers.submit(self._work, waited, True)
         except RuntimeError:
-            if not self._stopping.is_set():  # else it is closed with all others
+            if not self._stopping.is_set():  # otherwise it is closed with all others
                 raise
 
     def _serve(self, connection: Connection) -> Answer:
@@ -294,7 +294,7 @@ class Listener:
             self._connections.pop(descriptor, None)
             self._busy.discard(descriptor)
             self._no_stranger(descriptor)
-        # Before the descriptor is closed, so that its number cannot come back while it is still watched.
+        # Before the descriptor is closed, so that its number cannot be reused while it is still watched.
         if descriptor >= 0:
             with contextlib.suppress(FileNotFoundError):  # it could not be watched
                 self._epoll.unregister(descriptor)
@@ -302,7 +302,7 @@ class Listener:
 
 
 def _is_over(connection: Connection, now: float) -> bool:
-    """Whether a connection that nobody works on has had its time."""
+    """Return whether an idle connection has reached its time limit."""
     if connection.peer is None:
         return now - connection.began > HANDSHAKE_SECONDS
     if connection.head_began:

@@ -1,4 +1,4 @@
-"""Who is at the other end: the identity in a verified certificate, and the TLS settings that verify it."""
+"""Identify the other end by its verified certificate, with the TLS settings that verify it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def server_context(authority: str, certificate: str, key: str, ciphers: str = ""
     context.load_verify_locations(cadata=authority)
     load_key_pair(context, certificate, key)
     context.verify_mode = ssl.CERT_REQUIRED
-    # Each agent holds its connection; tickets would be two more messages after every handshake.
+    # Each agent keeps its connection; tickets would be two more messages after every handshake.
     context.num_tickets = 0
     context.set_ciphers(ciphers or AEAD)
     return context
 
 
 def peer_of(certificate: Mapping[str, Any]) -> Peer:
-    """Return the identity in what SSLSocket.getpeercert() answers. Raises Unauthenticated."""
+    """Return the identity in the result of SSLSocket.getpeercert(). Raises Unauthenticated."""
     uris = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     found = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
     if found is None:

@@ -8,7 +8,7 @@ from farshore.process_server.listening.exchange import Answer
 
 
 def problem_answer(error: FarshoreError) -> Answer:
-    """Return the answer that stands for ``error``; farshore.client turns it back into the same class."""
+    """Return the answer for ``error``; farshore.client converts it back to the same class."""
     after = (error.after or 0) if isinstance(error, TryLater) else 0
     problem = Problem(
         type=f"urn:farshore:{error.code}",

@@ -1,7 +1,7 @@
-"""Which requests are worked on now, and which wait: a machine on a slow line must not take every worker.
+"""Decide which requests are processed now and which wait: a machine on a slow line must not occupy every worker.
 
-While workers are free in plenty a peer gets as many as it asks for. Beyond that each has a small share, and what
-exceeds it waits without a worker.
+While enough workers are free a peer gets as many as it asks for. Beyond that each peer has a small share, and further
+requests wait without a worker.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Turns:
         self._lock = threading.Lock()
 
     def enter(self, connection: Connection) -> bool:
-        """Return whether its request may be worked on now. If not, some later `leave` gives it: do not touch it
-        before."""
+        """Return whether its request may be processed now. If not, a later `leave` returns the connection: do not use
+        it before."""
         with self._lock:
             if not self._may(connection.peer):
                 self._waiting.append(connection)
@@ -37,13 +37,13 @@ class Turns:
             return True
 
     def leave(self, peer: Peer | None) -> Connection | None:
-        """Note that a request was answered. Return the next whose turn it is; it has entered."""
+        """Record that a request was answered. Return the next connection whose turn it is; it has entered."""
         with self._lock:
             self._active -= 1
             left = self._of.pop(peer) - 1
             if left:
                 self._of[peer] = left
-            # One has left, so one more may enter at most.
+            # One has left, so at most one more may enter.
             found = next((one for one in self._waiting if self._may(one.peer)), None)
             if found is not None:
                 self._waiting.remove(found)

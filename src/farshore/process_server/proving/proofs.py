@@ -1,8 +1,8 @@
-"""Comparing chunks that a machine hashed at a known position with the vault's, as of that position.
+"""Compare chunks that a machine hashed at a known position with the vault's, at that position.
 
-The vault is opened there as a restore opens it: neither the journal's digests nor the agent's accounts are trusted.
-What comparing costs is bounded, whatever the machines ask: one at a time, and each is told to rest for so long that
-all of them together use no more than their share of a processor.
+The vault is opened as for a restore: neither the journal's digests nor the agent's accounts are trusted. The cost is
+limited, whatever the machines request: one comparison at a time, and each machine is told to pause for so long that all
+together use no more than their share of a processor.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ SHARE = 0.25
 SHARE_OF_ONE = 0.01
 """and for one machine."""
 BYTES = 8e6
-"""Read from the vault for one machine, a second, in the mean,"""
+"""Read from the vault for one machine, average bytes a second,"""
 REQUESTS = 10.0
-"""and asked of it."""
+"""and requests."""
 MOST_WAIT = 5.0
-"""What is urgent never waits for longer."""
+"""The maximum wait of an urgent proof."""
 LONGEST_REST = 3600.0
-"""Beside scattered writes a round costs 10 s of a processor: 1000 s of rest, and room above that."""
+"""With scattered writes a round costs 10 s of a processor: 1000 s of rest, and a margin above that."""
 _CACHE_BYTES = 16 << 20
 MOST_KEPT = 256
-"""Differences of one epoch, each with both versions."""
+"""Differences of one epoch that are stored, each with both versions."""
 MOST_REPORTS = 1_000
-"""That wait to be told to the configuration server."""
+"""Differences that may wait to be reported to the configuration server."""
 _MOST_RECALLED = 64
 _MOST_STREAMS = 10_000
 _STORED_SECONDS = 1.0
-"""A machine that waits longer for the vault asks again: it may have better things to do meanwhile."""
+"""If a machine waits longer for the vault it repeats the request: it may have more important work meanwhile."""
 
 
 @dataclass
 class _Cost:
-    """Of one comparison: bytes and requests of the vault, processor seconds of all threads that read for it, and the
-    seconds that the machine is to rest for it."""
+    """The cost of one comparison: bytes and requests of the vault, processor seconds of all threads that read for it,
+    and the seconds that the machine must rest for it."""
 
     read: int = 0
     requests: int = 0
@@ -69,8 +69,8 @@ class Proofs:
     """Safe to use from several threads."""
 
     def __init__(self, vault: Vault) -> None:
-        """``vault`` is opened once more, through a store that counts, with a cache of its own: nothing that was read or
-        written before is taken for what the vault holds."""
+        """``vault`` is opened again, through a store that counts, with its own cache: nothing that was read or written
+        before is taken for the vault's content."""
         self._store = CountedStore(vault.store)
         self._whole = vault
         self._opened: Vault | None = None
@@ -81,19 +81,19 @@ class Proofs:
         self._reports: list[DifferenceReport] = []
         self._not_before: dict[MachineId, float] = {}
         self._kept: dict[tuple[MachineId, Epoch], int] = {}
-        """How many differences of a stream were kept, the stream used last at the end."""
+        """The number of stored differences of a stream, in the order of use."""
         self._recalled: set[tuple[MachineId, Epoch]] = set()
 
     def prove(self, stream: Stream, proof: Proof) -> ProofAnswer:
-        """Compare. Raises Busy, TryLater until the position is in the vault, WrongState if it never will be, Damaged if
-        no chunk of the copy can be read there."""
+        """Compare the chunks. Raises Busy, TryLater until the position is in the vault, WrongState if it never will be,
+        Damaged if no chunk of the copy can be read there."""
         position = self._stored(stream, proof.sequence)
         self._recall(stream)
         try:
             with self._turn(stream) as cost:
                 machine = self._vault().machine(stream.machine)
                 equal = machine.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
-        except Damaged as error:  # nothing of it can be opened, and what is sent from here on would not help
+        except Damaged as error:  # nothing of it can be opened, and later data would not help
             stream.note_trouble(f"The copy cannot be opened at {position}, so the machine resyncs. {error.message}")
             raise
         differing = proof.chunks[~equal].tolist()
@@ -111,7 +111,7 @@ class Proofs:
         )
 
     def differ(self, stream: Stream, found: Difference) -> DifferenceAnswer:
-        """Keep both versions where they are different indeed, and report it. Raises as `prove`."""
+        """Store both versions if they really differ, and report the difference. Raises as `prove`."""
         position = self._stored(stream, found.sequence)
         stored = None
         with self._turn(stream) as cost, contextlib.suppress(Damaged):
@@ -129,7 +129,7 @@ class Proofs:
             return answer
         cause = printable(found.cause, 512)
         data = bytes(found.data)
-        # An equal proof says nothing of what rotted since: older points may read the same object.
+        # An equal proof does not exclude later damage: older points may read the same object.
         proven = None if stored is None else found.proven
         kept = Differing(found.disk, found.chunk, position, proven, time.time_ns(), cause, data, stored)
         if self._may_keep(stream):
@@ -144,14 +144,14 @@ class Proofs:
 
     def _report(self, report: DifferenceReport) -> None:
         with self._lock:
-            if len(self._reports) >= MOST_REPORTS:  # one machine must not push out the reports of another
+            if len(self._reports) >= MOST_REPORTS:  # one machine must not displace the reports of another
                 most = Counter(one.machine for one in self._reports).most_common(1)[0][0]
                 self._reports.remove(next(one for one in self._reports if one.machine == most))
             self._reports.append(report)
 
     def _recall(self, stream: Stream) -> None:
-        """Once for each stream: report what the vault keeps of it. What had not been reported when a server ended is
-        known nowhere else; what had been is known to the configuration server, which leaves it out."""
+        """Report, once for each stream, the differences of it that are in the vault. Only the vault knows those that
+        had not been reported when a server ended; the configuration server ignores those that it knows."""
         key = (stream.machine, stream.epoch)
         if key in self._recalled:
             return
@@ -161,13 +161,13 @@ class Proofs:
         self._recalled.add(key)
 
     def _vault(self) -> Vault:
-        """Not opened before it is needed: the store may be away when the server starts."""
+        """Open it only when needed: the store may be unreachable when the server starts."""
         if self._opened is None:
             self._opened = self._whole.over(self._store, _CACHE_BYTES)
         return self._opened
 
     def _may_keep(self, stream: Stream) -> bool:
-        """Nobody may fill the vault with what differs."""
+        """Return whether another difference may be stored: nobody may fill the vault with them."""
         with self._lock:
             key = (stream.machine, stream.epoch)
             self._kept[key] = self._kept.pop(key, 0) + 1
@@ -176,7 +176,7 @@ class Proofs:
             return self._kept[key] <= MOST_KEPT
 
     def reports(self) -> list[DifferenceReport]:
-        """Return what the configuration server was not told yet."""
+        """Return the differences that were not reported yet."""
         with self._lock:
             return list(self._reports)
 
@@ -190,24 +190,30 @@ class Proofs:
             raise WrongState("The epoch has no such state.", remedy="Wait until its copy is complete.")
         if sequence >= stream.next_sequence(Role.JOURNAL):
             raise TryLater(
-                "The stream has not reached that position.", remedy="The proof is repeated by itself.", after=1
+                "The stream has not reached that position.", remedy="The proof is repeated automatically.", after=1
             )
         stream.wait_stored(Role.JOURNAL, sequence + 1, _STORED_SECONDS)
         return Position(stream.epoch, sequence)
 
     def _take_turn(self, stream: Stream) -> None:
-        """One at a time, and no machine much more often than it was told: what somebody waits for may come sooner, but
-        not without end. Raises Busy."""
+        """Begin a comparison: one at a time, and no machine much earlier than it was told; a comparison that a user
+        waits for may come earlier, within limits. Raises Busy."""
         with self._lock:
             wait = self._not_before.get(stream.machine, 0.0) - time.monotonic()
         if wait > 0:
-            raise Busy("This machine's copy was compared moments ago.", remedy="The proof is repeated.", after=wait)
+            raise Busy(
+                "This machine's copy was compared moments ago.",
+                remedy="The proof is repeated automatically.",
+                after=wait,
+            )
         if not self._comparing.acquire(blocking=False):
-            raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
+            raise Busy(
+                "Another machine's copy is being compared.", remedy="The proof is repeated automatically.", after=1
+            )
 
     @contextlib.contextmanager
     def _turn(self, stream: Stream) -> Iterator[_Cost]:
-        """As `_take_turn`; what is done in this context is answered for with a rest, however it ends."""
+        """Do as `_take_turn`; the work in this context is followed by a rest, however it ends."""
         self._take_turn(stream)
         cost = _Cost()
         with metered() as meter:
@@ -221,7 +227,8 @@ class Proofs:
                 cost.rest = self._rest(stream, cost.seconds, cost.read, cost.requests)
 
     def _rest(self, stream: Stream, used: float, read: int, requests: int) -> float:
-        """Seconds until the next proof of this machine: neither processors nor the vault may feel it."""
+        """Return the seconds until the next proof of this machine: neither the processors nor the vault may be loaded
+        noticeably."""
         with self._lock:
             now = time.monotonic()
             self._owed = max(0.0, self._owed - (now - self._settled) * SHARE) + used
@@ -244,12 +251,12 @@ def _report_of(machine: MachineId, kept: Differing) -> DifferenceReport:
         proven_epoch=0 if kept.proven is None else kept.proven.epoch,
         proven_sequence=0 if kept.proven is None else kept.proven.sequence,
         time=kept.found,
-        cause=kept.cause if kept.in_vault is not None else f"The vault's cannot be read. {kept.cause}",
+        cause=kept.cause if kept.in_vault is not None else f"The vault's version cannot be read. {kept.cause}",
     )
 
 
 def _differing(stored: bytes | None, data: bytes) -> tuple[list[int], bool]:
-    """The 4 KiB blocks that are different, and whether ``stored`` has only zeroes in them."""
+    """Return the 4 KiB blocks that differ, and whether ``stored`` has only zeroes in them."""
     places = range(-(-len(data) // BLOCK))
     if stored is None or len(stored) != len(data):
         return list(places), False

@@ -1,1 +1,1 @@
-"""The mobility service brought to machines at this server's site, for jobs of a configuration server elsewhere."""
+"""Push the mobility service to machines at this server's site, for jobs of a configuration server elsewhere."""

@@ -1,9 +1,9 @@
-"""Carries out the pushes that the configuration server names in its answers to reports.
+"""Carry out the pushes that the configuration server names in its answers to reports.
 
-Of each, a thread fetches what it logs in with, sealed to a key that is made for it, installs, and says how far it is
-every second; the answer says whether to go on. Nothing of it is written down: whoever kills this process leaves a push
-that the next start is told of and begins anew, which ends the same way. Where the configuration server was away
-meanwhile, which also keeps a machine from enrolling, a push that failed is repeated once it answers.
+For each push a thread fetches the login, sealed to a key that is made for it, installs, and reports the progress every
+second; the answer says whether to continue. Nothing is written to disk: if this process is killed, the server names the
+push to the next start, which begins it again with the same result. If the configuration server was unreachable
+meanwhile, which also prevents a machine from enrolling, a failed push is repeated once it answers.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class PushSource(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def begin_push(self, push: str, claim: PushClaim) -> SealedPush:
-        """Raises NotFound, WrongState, TryLater."""
+        """Fetch a push's login. Raises NotFound, WrongState, TryLater."""
         ...
 
     def note_push(self, push: str, progress: PushProgress) -> PushStanding:
-        """Raises TryLater."""
+        """Report progress. Raises TryLater."""
         ...
 
     def end_push(self, push: str, result: PushResult) -> PushStanding:
-        """Raises TryLater."""
+        """Report the result. Raises TryLater."""
         ...
 
 
 class Pushes:
-    """Told of pushes by the reporter's thread. Made, stopped once."""
+    """The reporter's thread passes pushes to it. Created and stopped once."""
 
     def __init__(self, source: PushSource, install: Install) -> None:
         self._source, self._install = source, install
@@ -62,7 +62,7 @@ class Pushes:
         self._workers = ThreadPoolExecutor(AT_ONCE, "push")
 
     def offered(self, pushes: Sequence[str]) -> None:
-        """Begin the pushes among these that are not running yet."""
+        """Begin those of these pushes that are not in progress."""
         with self._lock:
             if self._stopping.is_set():
                 return
@@ -73,7 +73,7 @@ class Pushes:
             self._workers.submit(self._carry_out, push)
 
     def stop(self) -> None:
-        """End those under way, and begin no more: the next start goes on with them."""
+        """End the pushes in progress, and begin no more: the next start continues them."""
         self._stopping.set()
         with self._lock:
             found = list(self._under_way.values())
@@ -90,7 +90,7 @@ class Pushes:
         except FarshoreError as error:
             _log.warning("Push %s: %s", push.id, error)
         except Exception as error:  # noqa: BLE001 - a push must not end the server that stores streams
-            _log.error("Push %s failed; it is begun anew if it is still wanted.", push.id, exc_info=error)
+            _log.error("Push %s failed; it is begun again if it is still wanted.", push.id, exc_info=error)
         finally:
             with self._lock:
                 del self._under_way[push.id]
@@ -99,15 +99,15 @@ class Pushes:
         try:
             self._source.end_push(push, result)
         except Refused as error:
-            _log.warning("The result of push %s is not taken: %s", push, error)
+            _log.warning("The server refused the result of push %s: %s", push, error)
         except FarshoreError as error:
-            _log.info("The result of push %s is told later: %s", push, error)
+            _log.info("The result of push %s is sent later: %s", push, error)
             return False
         return True
 
 
 class _Push:
-    """One push: made, carried out once, in a thread and a loop of its own."""
+    """One push, carried out once, in its own thread and loop."""
 
     def __init__(self, push: str, run: str, source: PushSource, install: Install) -> None:
         self.id = push
@@ -115,7 +115,8 @@ class _Push:
         self._fraction, self._detail = 0.0, ""
         self._jump_key = ""
         self._answers, self._was_away = asyncio.Event(), False
-        """Whether the configuration server answered last, and whether it once did not since the attempt began."""
+        """Whether the last request to the configuration server was answered, and whether one was not since the attempt
+        began."""
         self._ended = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[PushResult | None] | None = None
@@ -129,13 +130,13 @@ class _Push:
                 loop.call_soon_threadsafe(task.cancel)
 
     def carry_out(self) -> PushResult | None:
-        """Return the push's result, or None if it was cancelled. Raises the error that kept it from beginning."""
+        """Return the push's result, or None if it was cancelled. Raises the error that prevented it from beginning."""
         opener = Opener(self.id)
         claim = PushClaim(run=self._run, key=opener.public.hex())
         target = opener.open(bytes.fromhex(self._source.begin_push(self.id, claim).sealed))
         if target.jump is not None:
             target = replace(target, jump=replace(target.jump, seen=self._saw_jump_host))
-        _log.info("The mobility service is brought to %s (push %s).", target.host, self.id)
+        _log.info("Installing the mobility service on %s (push %s).", target.host, self.id)
         return asyncio.run(self._work(target))
 
     async def _work(self, target: PushTarget) -> PushResult | None:
@@ -147,7 +148,7 @@ class _Push:
         try:
             return await work
         except asyncio.CancelledError:
-            _log.info("Push %s was broken off.", self.id)
+            _log.info("Push %s was interrupted.", self.id)
             return None
         finally:
             beats.cancel()
@@ -166,23 +167,23 @@ class _Push:
                 failure = Damaged(what, remedy="Read the process server's log: journalctl -u farshore-process-server")
             if not left or not self._was_away:
                 break
-            self._detail = "the configuration server was away; once more"
+            self._detail = "the configuration server was unreachable; trying again"
             await self._answers.wait()
         said = CommandFailure(code=failure.code, message=failure.message, remedy=failure.remedy)
         return PushResult(run=self._run, failure=said)
 
     async def _beat(self, work: asyncio.Future[PushResult]) -> None:
-        """Say how far it is until that is not wanted any more."""
+        """Report the progress until the push is no longer wanted."""
         while True:
             progress = PushProgress(run=self._run, fraction=self._fraction, detail=self._detail)
             try:
                 standing = await asyncio.to_thread(self._source.note_push, self.id, progress)
             except (Forbidden, Unauthenticated) as error:
-                _log.warning("Push %s ends: this process server is shut out: %s", self.id, error)
+                _log.warning("Push %s ends, because this process server was revoked: %s", self.id, error)
                 work.cancel()
                 return
             except FarshoreError as error:
-                _log.info("How far push %s is was not heard: %s", self.id, error)
+                _log.info("The progress of push %s could not be reported: %s", self.id, error)
                 self._answers.clear()
                 self._was_away = True
             else:

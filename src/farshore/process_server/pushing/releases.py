@@ -1,6 +1,6 @@
-"""The agent's releases, as the configuration server makes and signs them: fetched once, kept in a folder.
+"""The agent's releases, as the configuration server builds and signs them: fetched once, kept in a folder.
 
-So a process server needs no package index, and what it installs is what upgrades start from.
+So a process server needs no package index, and an upgrade starts from the same release that it installed.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ class ReleaseSource(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def agent_release(self, python: str) -> AgentRelease:
-        """Raises Unsupported, TryLater."""
+        """Return a release. Raises Unsupported, TryLater."""
         ...
 
     def agent_bundle(self, release: str) -> bytes:
-        """Raises NotFound, TryLater."""
+        """Return a bundle. Raises NotFound, TryLater."""
         ...
 
 
 class Releases:
-    """``folder`` is made when it is needed. Safe to use from several threads."""
+    """``folder`` is created when it is needed. Safe to use from several threads."""
 
     def __init__(self, source: ReleaseSource, folder: Path) -> None:
         self._source, self._folder = source, folder
         self._lock = threading.Lock()
 
     def __call__(self, python: PythonVersion) -> Bundle:
-        """The bundle for that Python. Raises Unsupported, NotFound, TryLater, Damaged."""
+        """Return the bundle for that Python. Raises Unsupported, NotFound, TryLater, Damaged."""
         version = ".".join(map(str, python))
         offered = self._source.agent_release(version)
         kept = Bundle(offered.release, place_of_bundle(offered.release, self._folder))

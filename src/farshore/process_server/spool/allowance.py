@@ -1,8 +1,8 @@
-"""Who may still put how much into the spool: back-pressure before it fills, and nobody pays for a neighbour.
+"""Limit how much each machine may put into the spool: back-pressure before it is full, without harm to other machines.
 
-Below half of the limit everybody may append. Above it, a machine that holds its equal share is asked to wait, so that
-what is left stays for the others; an eighth is nobody's share and stays for machines that hold little or nothing yet.
-At the limit everybody waits.
+Below half of the limit every machine may append. Above it, a machine that uses its equal share must wait, so the rest
+remains for the others; an eighth belongs to nobody's share and remains for machines that use little or nothing yet. At
+the limit every machine waits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Allowance:
 
     @property
     def total(self) -> int:
-        """Bytes of all frames that are queued or durable and not released."""
+        """Bytes of all frames that are queued, or durable and not released."""
         return self._held.total()
 
     def held_by(self, machine: MachineId) -> int:
@@ -37,7 +37,7 @@ class Allowance:
         if total + length > self.limit:
             raise Busy(
                 f"The spool is full: it holds {total >> 20} of {self.limit >> 20} MiB.",
-                remedy="The agent retries by itself. If this lasts, check the vault's store.",
+                remedy="The agent retries automatically. If this lasts, check the vault's store.",
                 after=_WAIT_SECONDS,
             )
         held = self._held.get(machine, 0)
@@ -45,17 +45,17 @@ class Allowance:
         if held and total + length > self.limit // 2 and held + length > share:
             raise Busy(
                 f"The spool is more than half full and this machine holds its share of {share >> 20} MiB.",
-                remedy="The agent retries by itself. If this lasts, check the vault's store.",
+                remedy="The agent retries automatically. If this lasts, check the vault's store.",
                 after=_WAIT_SECONDS,
             )
         self._held[machine] += length
 
     def count(self, machine: MachineId, length: int) -> None:
-        """Count a recovered frame in, whatever the limit says."""
+        """Count a recovered frame in, even above the limit."""
         self._held[machine] += length
 
     def give_back(self, machine: MachineId, length: int) -> None:
-        """Give back the allowance of a frame."""
+        """Return the allowance of a frame."""
         self._held[machine] -= length
         if not self._held[machine]:
             del self._held[machine]

@@ -1,8 +1,8 @@
-"""The few file operations that the spool's durability rests on, in one place so that tests can fail or cut them.
+"""The few file operations on which the spool's durability depends, in one place so that tests can make them fail.
 
 Files are preallocated: an append then neither waits for the file system's journal nor meets a full disk half-way
-(measured here: 1 MiB appends with fdatasync at 1,090 MB/s against 220 MB/s in a growing file, 1,770 MB/s where the
-blocks had been written before, which is why the log uses its files again).
+(measured here: 1 MiB appends with fdatasync at 1,090 MB/s against 220 MB/s in a growing file, 1,770 MB/s if the blocks
+had been written before, which is why the log reuses its files).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MADV_POPULATE_READ = 22
 
 
 class SpoolDisk:
-    """A directory on a local file system. Every method may raise OSError; none leaves half an effect unnoticed."""
+    """A directory on a local file system. Every method may raise OSError; no partial effect remains unnoticed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -33,8 +33,8 @@ class SpoolDisk:
         return sorted(entry.name for entry in self.directory.iterdir() if entry.is_file())
 
     def create(self, name: str, size: int) -> int:
-        """Return a new file of ``size`` preallocated bytes; its descriptor. Nothing is left behind where space is
-        short."""
+        """Return the descriptor of a new file of ``size`` preallocated bytes. If there is not enough space, nothing
+        remains."""
         path = self.directory / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -54,13 +54,12 @@ class SpoolDisk:
         return mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def populate(self, mapping: mmap.mmap, offset: int, length: int) -> None:
-        """Make a range resident before it is handed to a write.
+        """Make a range resident before it is passed to a write.
 
-        A write copies with page faults off; from pages that are not mapped in yet, ext4 takes a few bytes at a time
-        and zeroes the rest of a large folio each time (a quarter of this program's CPU before this was here).
-        """
+        A write copies with page faults off; from pages that are not mapped yet, ext4 takes a few bytes at a time and
+        zeroes the rest of a large folio each time (a quarter of this program's CPU before this was here)."""
         start = offset - offset % mmap.PAGESIZE
-        with contextlib.suppress(OSError):  # EINVAL on an older kernel: slower and as right
+        with contextlib.suppress(OSError):  # EINVAL on an older kernel: slower, but correct
             mapping.madvise(_MADV_POPULATE_READ, start, offset + length - start)
 
     def write(self, descriptor: int, offset: int, buffers: Sequence[Buffer]) -> None:

@@ -1,7 +1,7 @@
 """One numbered file of the spool and the references to the frames in it.
 
-A file lives until each of its frames was released. Bodies are read through a shared mapping: what was written a
-moment ago comes from the page cache without a copy, and what waited for hours from the disk, by the same code.
+A file exists until each of its frames was released. Bodies are read through a shared mapping: recent ones come from the
+page cache without a copy, and those that waited for hours from the disk, by the same code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SpoolFile:
         self.size = size
         self.descriptor = descriptor
         self.end = 0
-        """Where the next frame goes."""
+        """Offset of the next frame."""
         self.ordinal = 0
         """The next frame's ordinal."""
         self.waiting = 0
@@ -44,7 +44,7 @@ class SpoolFile:
         return self.view[offset : offset + length]
 
     def close(self) -> None:
-        """Close the descriptor; the mapping goes with the last view of it."""
+        """Close the descriptor; the mapping ends with its last view."""
         os.close(self.descriptor)
 
 

@@ -40,12 +40,12 @@ _log = logging.getLogger(__name__)
 
 FILE_BYTES = 64 << 20
 GROUP_BYTES = 16 << 20
-"""Most bytes of one group commit: bounds how long the first waits for the last."""
+"""Maximum bytes of one group commit: limits how long the first frame waits for the last."""
 SPARE_FILES = 2
 
 
 class Lane(NamedTuple):
-    """What has a dense sequence of its own."""
+    """Has its own dense sequence."""
 
     machine: MachineId
     epoch: Epoch
@@ -66,7 +66,8 @@ class _Queued:
 
 
 class SpoolLog:
-    """``limit`` bounds the bytes of waiting frames; the files may take up to four more of ``file_bytes`` each."""
+    """``limit`` is the maximum of bytes of waiting frames; the files may take up to four more of ``file_bytes``
+    each."""
 
     def __init__(self, disk: SpoolDisk, limit: int, file_bytes: int = FILE_BYTES) -> None:
         self._disk = disk
@@ -81,12 +82,12 @@ class SpoolLog:
         self._next_number = 1
         self._stopping = False
         self.trouble = ""
-        """Why the disk took the last batches not, and what to do; empty while it takes them."""
+        """Reason for the last failed append, and what to do; "" if appends succeed."""
         self._writer = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     @property
     def limit(self) -> int:
-        """Most bytes of waiting frames."""
+        """Maximum bytes of waiting frames."""
         return self._allowance.limit
 
     @limit.setter
@@ -121,10 +122,9 @@ class SpoolLog:
         self._writer.start()
 
     def append(self, header: FrameHeader, body: Sequence[Buffer], placed: Placed) -> Future[FrameReference]:
-        """Queue one frame. Raises Busy at the limit, Gap where it does not follow its lane's last frame.
+        """Queue one frame. Raises Busy at the limit, Gap if it does not follow its lane's last frame.
 
-        The ticket resolves to the durable frame, or to TryLater or NoSpace; then nothing of it is in the log.
-        """
+        The ticket resolves to the durable frame, or to TryLater or NoSpace; then nothing of it is in the log."""
         lane = Lane(header.machine, header.epoch, header.role)
         length = layout.frame_bytes(sum(len(part) for part in body))
         ticket: Future[FrameReference] = Future()
@@ -162,7 +162,7 @@ class SpoolLog:
             self._tails.pop(lane, None)
 
     def release(self, frames: Sequence[FrameReference]) -> None:
-        """Release frames that are no longer needed. Raises OSError if an emptied file cannot be removed."""
+        """Release frames that are no longer needed. Raises OSError if an emptied file cannot be deleted."""
         emptied: list[SpoolFile] = []
         with self._changed:
             for frame in frames:
@@ -175,7 +175,7 @@ class SpoolLog:
             self._retire(file)
 
     def stop(self) -> None:
-        """Write what is queued, then end the writer. Frames stay for the next start."""
+        """Write what is queued, then end the writer. Frames remain for the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -223,14 +223,14 @@ class SpoolLog:
         return found
 
     def _make_durable(self, file: SpoolFile, view: memoryview, found: Sequence[FrameReference]) -> None:
-        """Write the last group of a file once more, and sync. A sync alone would not do where one has failed before:
-        the pages count as clean then."""
+        """Write the last group of a file again, and sync. If an earlier sync failed, another sync is not enough,
+        because the pages count as clean."""
         end = found[-1].offset + found[-1].length
         begin = next(frame.offset for frame in found if frame is found[-1] or frame.offset >= end - GROUP_BYTES)
         try:
             self._disk.write(file.descriptor, begin, [bytes(view[begin:end])])
             self._disk.sync(file.descriptor)
-        except OSError as error:  # what is there can be stored in the vault all the same, so the server begins
+        except OSError as error:  # the present frames can be stored in the vault all the same, so the server starts
             self.trouble = str(_translated(error))
             _log.error("The spool cannot be written (%s): its newest frames may not survive a power cut.", error)
 
@@ -256,7 +256,7 @@ class SpoolLog:
     def _take_group(self) -> list[_Queued]:
         room = GROUP_BYTES
         if self._current is not None:
-            left = self._current.size - self._current.end - layout.frame_bytes(0)  # room for the END frame
+            left = self._current.size - self._current.end - layout.frame_bytes(0)  # space for the END frame
             if left >= self._queue[0].length:
                 room = min(room, left)
         group = [self._queue.popleft()]
@@ -291,10 +291,10 @@ class SpoolLog:
         return references
 
     def _next_file(self, need: int) -> SpoolFile:
-        """Close the current file with an END frame and go on in another, used before or new."""
+        """Close the current file with an END frame and continue in another one, reused or new."""
         before = self._current
         if before is not None:
-            # Where no next file can be had, the END stays and is written over by the next frame that fits.
+            # If there is no next file, the END remains and is overwritten by the next frame that fits.
             end = layout.encode_frame(layout.END, [], before.number, before.ordinal)
             self._disk.write(before.descriptor, before.end, end)
             self._disk.sync(before.descriptor)
@@ -309,7 +309,7 @@ class SpoolLog:
 
     def _open_file(self, size: int) -> SpoolFile:
         number = self._next_number
-        self._next_number += 1  # also where this fails: what is left of a file must not stand in the next one's way
+        self._next_number += 1  # even if this fails: the remains of a file must not block the next one
         name = file_name(number)
         with self._changed:
             spare = next((file for file in self._spares if file.size >= size), None)
@@ -345,7 +345,7 @@ class SpoolLog:
             self._disk.remove(file.name)
 
     def _retire(self, file: SpoolFile) -> None:
-        """Keep an emptied file to write over, or delete it."""
+        """Keep an emptied file for reuse, or delete it."""
         spare_name = f"{SPARE}{file.number:016x}"
         with self._changed:
             if self._files.pop(file.number, None) is None:
@@ -377,11 +377,11 @@ def _translated(error: OSError) -> FarshoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
             "The process server's spool disk is full.",
-            remedy="Free space there. The agent retries by itself.",
+            remedy="Free space there. The agent retries automatically.",
             after=2,
         )
     return TryLater(
         f"The process server's spool could not be written ({error.strerror}).",
-        remedy="The agent retries by itself. Check the disk that the spool is on.",
+        remedy="The agent retries automatically. Check the disk that the spool is on.",
         after=2,
     )

@@ -1,7 +1,7 @@
-"""Where acknowledged frames go that can never be stored: kept for whoever looks into it, out of everybody's way.
+"""Keep acknowledged frames that can never be stored, for examination and out of the way.
 
-Frames lie as they were in the spool, sealed (docs/formats/spool.md), one file each, with the reason in a text file
-beside them. Nothing reads them again by itself: the machine resyncs in a new epoch.
+Frames are kept as they were in the spool, sealed (docs/formats/spool.md), one file each, with the reason in a text file
+beside them. Nothing reads them again automatically: the machine resyncs in a new epoch.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _REASON = "reason.txt"
 
 
 class Aside:
-    """``folder`` is made when something is kept; it holds at most ``limit`` bytes. Used by one thread at a time for
+    """``folder`` is created when something is kept; it holds at most ``limit`` bytes. Used by one thread at a time for
     each stream."""
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
         self._folder, self._limit = folder, limit
 
     def keep(self, frames: Sequence[FrameReference], reason: str) -> Path:
-        """Copy neighbouring frames of one lane, durably; the folder that has them. Raises OSError if they do not fit:
-        then they must stay where they are."""
+        """Copy neighbouring frames of one lane, durably; return their folder. Raises OSError if they do not fit: then
+        they must remain in the spool."""
         need = sum(frame.length for frame in frames)
         if self._held() + need > self._limit:
-            raise OSError(f"{self._folder} would hold more than {self._limit >> 20} MiB; look into what it holds")
+            raise OSError(f"{self._folder} would hold more than {self._limit >> 20} MiB; check its contents")
         header = frames[0].header
         place = self._folder / f"{header.machine}-{header.epoch}-{header.role.name.lower()}"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)

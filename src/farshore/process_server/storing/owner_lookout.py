@@ -1,12 +1,13 @@
-"""Whether the vault is still that of the installation that this process server belongs to.
+"""Check whether the vault still belongs to the installation of this process server.
 
-The store itself asks before it writes (see vault.stores.owned). This looks every few seconds as well: a server that has
-nothing to store stops taking batches, too, for what it took could not be stored any more; and segments go by this look.
+The store itself checks before it writes (see vault.stores.owned). This check runs every few seconds as well: a server
+that has nothing to store must also stop receiving batches, because it could no longer store them; and segments rely on
+this check.
 
-Where its own configuration server has begun a new generation (its catalog was made anew), or whoever has taken the
-vault over knows this process server and answers, it ends, and is started again by whoever keeps it running: then it
+If its own configuration server has begun a new generation (its catalog was rebuilt), or the installation that has taken
+the vault over knows this process server and answers, the process ends, and its supervisor starts it again: then it
 registers as at any start. The vault says where its owner is reached, and only a configuration server of the same
-authority is spoken to.
+authority is used.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _log = logging.getLogger(__name__)
 
 
 class OwnerLookout:
-    """``generation`` 0: the configuration server is of an older release and does not say; then nobody looks. ``ask``
-    answers the present generation of the configuration server; ``turn_to`` makes this process server that of the
-    one at another URL, and answers whether it could; None: it stays. Both raise FarshoreError."""
+    """``generation`` 0: the configuration server has an older release and does not report it; then nothing is checked.
+    ``ask`` returns the present generation of the configuration server; ``turn_to`` switches this process server to the
+    one at another URL, and returns whether it could; None: it never switches. Both raise FarshoreError."""
 
     def __init__(
         self,
@@ -42,16 +43,16 @@ class OwnerLookout:
         self.ownership = Ownership(store, key, generation, _tell) if generation else None
 
     def refuse_if_displaced(self) -> None:
-        """Raise Displaced where the vault is known to be another installation's. Asks nobody."""
+        """Raise Displaced if the vault is known to belong to another installation. Sends no request."""
         error = None if self.ownership is None else self.ownership.displaced
         if error is not None:
             raise Displaced(error.message, remedy=error.remedy)
 
     def run(self, stopping: threading.Event) -> None:
-        """Look until ``stopping``, which is set where this server has to begin anew."""
+        """Check until ``stopping``, which is set if this server must restart."""
         while self.ownership is not None and not stopping.wait(LOOK_SECONDS):
             if self._must_begin_anew(self.ownership):
-                _log.warning("The vault has another owner, who knows this process server; it begins anew.")
+                _log.warning("The vault has another owner, which knows this process server; restarting.")
                 stopping.set()
 
     def _must_begin_anew(self, ownership: Ownership) -> bool:
@@ -60,7 +61,7 @@ class OwnerLookout:
             return False
         except Displaced:
             pass
-        except FarshoreError:  # the store is away: it is reported by those who need it
+        except FarshoreError:  # the store is unreachable: its users report that
             return False
         with contextlib.suppress(FarshoreError):
             if self._ask() > self._generation:

@@ -1,7 +1,7 @@
-"""Frames of the spool made into segments and points of the vault. One path for a first run and after a crash.
+"""Make segments and points of the vault from the spool's frames. A first run and a run after a crash use the same path.
 
-Order of durable effects, each safe to repeat: the segment, then the documents of the points in it; only then does
-the caller release the frames. A crash between any two finds the frames in the spool and does it again.
+Order of durable effects, each safe to repeat: the segment, then the documents of the points in it; only then does the
+caller release the frames. After a crash between any two, the frames are in the spool and it is done again.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ class Stored:
 def store_frames(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[Stored]:
     """Store neighbouring frames of one lane, segment by segment. Raises the vault's errors between two of them.
 
-    Frames that were sealed under different salts (a restart, a failed spool write) become segments of their own.
-    """
+    Frames that were sealed under different salts (a restart, a failed spool write) become separate segments."""
     for builder, group in _groups(stream, frames):
         yield _store_segment(stream, builder, group)
 
@@ -87,7 +86,7 @@ def store_points(stream: Stream, frame: FrameReference) -> None:
 
 
 def unexpected(error: Exception) -> FarshoreError:
-    """Return an error of ours in the place of one that nobody foresaw: it stops one lane, and not the process."""
+    """Return one of our errors for an unexpected exception: it stops one lane, and not the process."""
     return FarshoreError(
         f"Storing failed unexpectedly ({type(error).__name__}: {error}).",
         remedy="Report this with the process server's log.",
@@ -111,8 +110,8 @@ def _points(stream: Stream, sealed: SealedBatch) -> Iterator[RecoveryPoint]:
         try:
             told = decode_point(payload[int(offsets[number]) : int(offsets[number + 1])])
         except Malformed as error:
-            # An older release acknowledged it. Its record stays in the segment, and the writes around it count.
-            stream.note_trouble(f"The point at {stream.epoch}:{sequence} is left out. {error.message}")
+            # An older release acknowledged it. Its record remains in the segment, and the writes around it are valid.
+            stream.note_trouble(f"The point at {stream.epoch}:{sequence} is omitted. {error.message}")
             continue
         time = sealed.header.base_time + 1000 * int(sealed.records["time_us"][number])
         position = Position(stream.epoch, RecordSequence(sequence))

@@ -1,11 +1,11 @@
-"""A store that is written to no faster than the bandwidth allows: a wrapper, put around the store in ``main``.
+"""A store that is written to no faster than the bandwidth limit: a wrapper, put around the store in ``main``.
 
-Whole objects are counted before they are put, so the limit holds over some seconds and not within one object. Reading
-is not limited: what is compared with the replica must not wait behind what is stored.
+Complete objects are counted before they are put, so the limit holds over some seconds and not within one object.
+Reading is not limited: comparisons with the replica must not wait behind stored data.
 
-Chunk packs come behind everything else: a first copy must not make the recovery points of other machines late. They
-are put while a machine waits for its request's answer, so they are not held back here but refused, with the time after
-which to come again.
+Chunk packs come after everything else: a first copy must not delay the recovery points of other machines. A machine
+waits for its request's answer while they are put, so they are not delayed here but refused, with the time after which
+to repeat the request.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from farshore.vault.stores.port import Listed, Store
 
 _LONGEST_LOOK = 1.0
 _SOONEST, _LATEST = 0.2, 15.0
-"""A limit that is lifted meanwhile must not keep a copy waiting for minutes."""
+"""If the limit is removed meanwhile, a copy must not still wait for minutes."""
 
 
 class ThrottledStore:
-    """A Store (see vault.stores.port). A put that waits for its turn when ``stop`` is set goes out at once."""
+    """A Store (see vault.stores.port). A put that waits when ``stop`` is set is sent at once."""
 
     def __init__(self, inner: Store, bandwidth: Bandwidth, stop: threading.Event) -> None:
         self._inner, self._bandwidth, self._stop = inner, bandwidth, stop
@@ -69,7 +69,7 @@ class ThrottledStore:
             return
         left = self._bandwidth.wait_for(size)
         while left > 0:
-            # In short looks: a limit that is lifted meanwhile must not hold an object back for minutes.
+            # In short steps: if the limit is removed meanwhile, an object must not wait for minutes.
             step = min(left, _LONGEST_LOOK)
             if self._stop.wait(step) or not self._bandwidth.limit:
                 return
@@ -77,9 +77,9 @@ class ThrottledStore:
 
 
 def over_the_limit(behind: float) -> Busy:
-    """Return what a copy is told while so many seconds' worth of bytes are over the limit."""
+    """Return the error for a copy while stored data exceeds the limit by ``behind`` seconds' worth of bytes."""
     return Busy(
         "The process server's bandwidth limit is reached.",
-        remedy="The copy continues by itself. To change the limit: farshore process-server limit",
+        remedy="The copy continues automatically. To change the limit: farshore process-server limit",
         after=min(_LATEST, max(_SOONEST, behind)),
     )

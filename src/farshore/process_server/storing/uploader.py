@@ -1,10 +1,10 @@
 """The uploaders: threads that take the next due lane, fairly, and put its frames into the vault.
 
-Lanes wait in a heap by the moment at which they are due; each gets one segment's worth at a time and is due again
-from then on, so a machine with a gigabyte waiting delays a neighbour by one segment per thread at most. What a lane
-costs hangs on how often it is stored, and not on how many there are. A lane is uploaded by one thread at a time, so
-its segments appear in the vault in order. While all threads are busy, lanes gather more: with a slow store, segments
-grow instead of the queue.
+Lanes wait in a heap by the moment at which they are due. Each gets one segment's worth at a time and is then due again,
+so a machine with a gigabyte waiting delays another one by at most one segment per thread. The cost of a lane depends on
+how often it is stored, not on the number of lanes. A lane is uploaded by one thread at a time, so its segments appear
+in the vault in order. While all threads are busy, lanes gather more data: with a slow store, segments grow instead of
+the queue.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from farshore.process_server.streams.stream import Stream
 _log = logging.getLogger(__name__)
 
 THREADS = 16
-"""An upload waits for its store nearly all of the time, a disk as well as a network, and 300 busy machines are 200
-segments a second: with 3 threads the store's slowness, and not its bandwidth, decided how late they got."""
+"""An upload waits for its store nearly all of the time, for a disk as well as for a network, and 300 busy machines make
+200 segments a second: with 3 threads the latency of the store, and not its bandwidth, decided how late they were."""
 _REFUSED_PAUSE = 5.0
-"""Before the next try where something is wrong that does not heal by itself, such as a damaged frame."""
+"""Before the next try after an error that does not heal by itself, such as a damaged frame."""
 _TRIES = 5
-"""So often what cannot be stored is tried, while the store works, before it is set aside: about a minute."""
+"""Tries, while the store works, before data that cannot be stored is set aside: about a minute."""
 
-_FOLLOWS = WrongState("It follows data that could not be stored.", remedy="The machine resyncs by itself.")
+_FOLLOWS = WrongState("It follows data that could not be stored.", remedy="The machine resyncs automatically.")
 
 OnStored = Callable[[Stream, Role, Stored], None]
 
@@ -53,9 +53,8 @@ class Uploader:
     """``on_stored`` is called after each segment. ``seal_every`` is in seconds and may be changed while running; 0: as
     each machine's policy asks.
 
-    What cannot be stored though the store works (a frame that does not open, a fault of ours) stops its own lane only:
-    it is tried again, then goes ``aside``, and its stream says why. No error ends a thread of the uploader.
-    """
+    Data that cannot be stored although the store works (a frame that does not open, a defect of ours) stops only its
+    own lane: it is retried, then goes ``aside``, and its stream reports why. No error ends a thread of the uploader."""
 
     def __init__(
         self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS, aside: Aside | None = None
@@ -67,13 +66,14 @@ class Uploader:
         self._on_stored = on_stored
         self._streams: set[Stream] = set()
         self._due: list[tuple[float, int, _Entry]] = []
-        """A heap: when (monotonic), a number that settles ties, and what. Only what ``_scheduled`` names counts."""
+        """A heap: the time (monotonic), a number that resolves ties, and the lane. Only entries in ``_scheduled`` are
+        valid."""
         self._scheduled: dict[_Entry, float] = {}
         self._numbers = itertools.count()
         lock = threading.RLock()
         self._changed, self._earlier = threading.Condition(lock), threading.Condition(lock)
         self._led = False
-        """Whether a thread waits for the next moment, by ``_earlier``. The others wait until it has gone to work."""
+        """Whether a thread waits for the next moment, by ``_earlier``. The others wait until it has begun to work."""
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._run, name=f"uploader-{number}", daemon=True) for number in range(threads)
@@ -81,14 +81,14 @@ class Uploader:
 
     @property
     def trouble(self) -> str:
-        """Why the store does not take something, and what to do; empty while it takes all. Waiting for the bandwidth is
-        no trouble, and what is wrong with one stream is that stream's (`Stream.trouble`)."""
+        """Why the store does not accept something, and what to do; "" if it accepts everything. Waiting for the
+        bandwidth is not a problem, and a problem of one stream belongs to that stream (`Stream.trouble`)."""
         with self._changed:
             return next(iter(self._troubles.values()), "")
 
     @property
     def seal_every(self) -> float:
-        """Seconds that what arrives waits for more before it is stored; 0: as each machine's policy asks."""
+        """Seconds for which arriving data waits for more before it is stored; 0: as each machine's policy asks."""
         return self._seal_every
 
     @seal_every.setter
@@ -101,7 +101,7 @@ class Uploader:
                 self.wake(stream)
 
     def add(self, stream: Stream) -> None:
-        """Look after a stream's lanes from now on."""
+        """Take care of a stream's lanes from now on."""
         with self._changed:
             self._streams.add(stream)
         self.wake(stream)
@@ -115,7 +115,7 @@ class Uploader:
                 self._troubles.pop((stream.machine, stream.epoch, role), None)
 
     def wake(self, stream: Stream) -> None:
-        """Schedule a stream anew, as it may be due earlier than planned. Call it without the stream's lock."""
+        """Schedule a stream again, because it may be due earlier than planned. Call it without the stream's lock."""
         now = time.monotonic()
         with stream.changed:
             found = [(role, lane.due_in(now, self._seal_every)) for role, lane in stream.lanes.items()]
@@ -173,14 +173,14 @@ class Uploader:
             return None
 
     def _take_due(self) -> tuple[_Entry, list[FrameReference]] | None:
-        """Under the lock: the lane that is due for the longest time, and what is to be stored of it."""
+        """Return, under the lock, the lane that has been due for the longest time, and what to store of it."""
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
             at, _, entry = heapq.heappop(self._due)
             if self._scheduled.get(entry) != at:
                 continue  # it was moved forward since, or removed
             del self._scheduled[entry]
-            # The stream's lock is held by nobody who waits for ours: wake is called without it.
+            # No thread holds the stream's lock while it waits for ours: wake is called without it.
             with entry.stream.changed:
                 due = entry.lane.due_in(now, self._seal_every)
                 if due == 0:
@@ -190,7 +190,7 @@ class Uploader:
         return None
 
     def _schedule(self, entry: _Entry, at: float) -> None:
-        """Under the lock: look at a lane then, or when that was decided before if it is earlier."""
+        """Schedule a lane, under the lock, for ``at``; an earlier time that was set before remains."""
         known = self._scheduled.get(entry)
         if known is not None and known <= at:
             return
@@ -198,7 +198,7 @@ class Uploader:
         item = (at, next(self._numbers), entry)
         heapq.heappush(self._due, item)
         if self._due[0] is item:
-            self._earlier.notify()  # who leads waits for a later moment
+            self._earlier.notify()  # the leading thread waits for a later moment
 
     def _store(self, entry: _Entry, frames: list[FrameReference]) -> None:
         stream = entry.stream
@@ -220,7 +220,7 @@ class Uploader:
         except FarshoreError as error:
             self._failed(entry, error)
         except OSError as error:
-            # Releasing an emptied spool file failed. Its frames are in the vault; the next start clears the file.
+            # Releasing an emptied spool file failed. Its frames are in the vault; the next start deletes the file.
             _log.warning("A spool file could not be removed: %s.", error)
 
     def _failed(self, entry: _Entry, error: FarshoreError, foreign: Exception | None = None) -> None:
@@ -252,7 +252,8 @@ class Uploader:
             self._set_aside(entry, error)
 
     def _set_aside(self, entry: _Entry, error: FarshoreError) -> None:
-        """Keep what waits outside the spool: sequences are dense, so nothing behind the first can be stored either."""
+        """Move what waits out of the spool: sequences are dense, so nothing after the first frame can be stored
+        either."""
         if self._aside is None:
             return
         with entry.stream.changed:

@@ -1,10 +1,10 @@
-"""A store whose trouble is known and passes: a wrapper, put around the store itself in ``main``.
+"""A store whose problems are known and temporary: a wrapper, put around the store itself in ``main``.
 
-A store that refuses (its credentials, a folder that is read-only) works again once somebody has seen to it, and whoever
-waits for it has done nothing wrong. So a refusal becomes TryLater here. Passed on as it is, an agent takes it for its
-own: it gives its epoch up, and a heal becomes a resync of everything.
+A store that refuses (because of its credentials, or a read-only folder) works again once somebody has fixed it, and
+callers that wait for it are not at fault. So a refusal becomes TryLater here. Otherwise an agent would take it for its
+own error, give up its epoch, and a heal would become a resync of everything.
 
-Below whatever holds requests back (see throttled_store): only the store's own time counts as its slowness.
+Place it below wrappers that delay requests (see throttled_store): only the store's own time counts as its slowness.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from farshore.model.ports import Clock
 from farshore.vault.stores.port import Listed, Store
 
 REFUSED_SECONDS = 5.0
-"""Before the next try where the store refuses: wrong credentials do not heal within a second."""
+"""Before the next try if the store refuses: wrong credentials are not fixed within a second."""
 SLOW_SECONDS = 20.0
-"""A store that takes longer than this for one object is in trouble, though it has refused nothing."""
+"""If a store takes longer than this for one object, that is a problem, although it has refused nothing."""
 _FORGOTTEN_SECONDS = 90.0
-"""Trouble that nobody has met for so long is nobody's: who waits for the store tries again well before."""
+"""A problem that no request has met for this long has ended: callers that wait for the store retry well before."""
 
 
 class _Way(enum.Enum):
-    """A store may be read and refuse to be written to: what works one way says nothing of the other."""
+    """Reading or writing: a store may be readable and refuse writes, so success of one says nothing about the other."""
 
     READING = "reading"
     WRITING = "writing"
@@ -49,7 +49,7 @@ class WatchedStore:
 
     @property
     def trouble(self) -> str:
-        """What the store said last, with what to do; empty while it works."""
+        """The store's last error, with what to do; "" while it works."""
         now = self._clock.monotonic()
         with self._lock:
             told = [text for at, text in self._met.values() if now - at < _FORGOTTEN_SECONDS]
@@ -57,7 +57,7 @@ class WatchedStore:
         if told:
             return told[-1]
         if waiting > SLOW_SECONDS:
-            return f"The store is slow: a request has been under way for {waiting:.0f} s. Check the network to it."
+            return f"The store is slow: a request has been in progress for {waiting:.0f} s. Check the network to it."
         return ""
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
@@ -81,7 +81,7 @@ class WatchedStore:
             return self._inner.get_ranges(name, starts, lengths)
 
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        # Whoever takes the items decides how long this lasts, so it is not measured.
+        # The reader of the items decides how long this lasts, so it is not measured.
         with self._watching(_Way.READING):
             yield from self._inner.list(prefix, after)
 

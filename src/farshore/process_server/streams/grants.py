@@ -1,13 +1,12 @@
-"""Which streams may send, and with which certificates: asked of the configuration server once, when a stream is used
-for the first time. What changes afterwards comes with the answers to the reports, for all streams at once.
+"""Which streams may send, and with which certificates: requested from the configuration server once, when a stream is
+first used. Later changes come with the answers to the reports, for all streams at once.
 
-TLS knows who issued a certificate, not whether it still counts: one that was revoked, or replaced when its machine
-enrolled again, opens no stream. So a grant names the serial numbers that are good, every answer to a report (each
-second) names them again, and each request is held to them.
+TLS knows who issued a certificate, not whether it is still valid: one that was revoked, or replaced when its machine
+enrolled again, opens no stream. So a grant has the valid serial numbers, every answer to a report (each second) repeats
+them, and each request is checked against them.
 
-A stream goes on while the configuration server cannot be reached: protection does not stop because the control
-plane does. A fenced epoch is refused once a report was answered, and at once when a later epoch of the same machine
-shows up here.
+A stream continues while the configuration server cannot be reached: protection does not stop with the control plane. A
+fenced epoch is refused once a report was answered, and at once when a later epoch of the same machine appears here.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from farshore.model.identifiers import Epoch, MachineId
 _log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 1.0
-"""How often at most an unknown certificate of a machine makes us ask about it."""
+"""Minimum seconds between two requests because of an unknown certificate of a machine."""
 
 
 _REFUSALS = 5
-"""In a second, of one machine; its further questions wait for the next."""
+"""Requests in a second for one machine; further ones wait for the next second."""
 
 
 class GrantSource(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def stream(self, machine: str, epoch: int) -> StreamGrant:
-        """Raises NotFound, Fenced, Moved, TryLater."""
+        """Request a grant. Raises NotFound, Fenced, Moved, TryLater."""
         ...
 
 
@@ -45,20 +44,20 @@ class Grants:
     """Safe to use from several threads."""
 
     def __init__(self, source: GrantSource, check_owner: Callable[[], None] = lambda: None) -> None:
-        """``check_owner`` raises Displaced where the vault is known to be another installation's: nothing more is
-        taken, as it could not be stored."""
+        """``check_owner`` raises Displaced if the vault is known to belong to another installation: then nothing more
+        is received, because it could not be stored."""
         self._source = source
         self._check_owner = check_owner
         self._known: dict[MachineId, dict[Epoch, StreamGrant]] = {}
         self._asked: dict[MachineId, float] = {}
         self._second = 0
         self._refused: Counter[MachineId] = Counter()
-        """Of this second."""
+        """In the present second."""
         self._lock = threading.Lock()
 
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
         """Return the grant of a stream. Raises NotFound, Fenced, Moved, Displaced, and Unreachable if it was never
-        asked before."""
+        requested before."""
         self._check_owner()
         with self._lock:
             mine = self._known.get(machine, {})
@@ -66,7 +65,7 @@ class Grants:
         if newest > epoch:
             raise Fenced(
                 f"Epoch {newest} of machine {machine} has replaced epoch {epoch}.",
-                remedy="If two agents run, stop one. Otherwise the agent requests a new epoch by itself.",
+                remedy="If two agents run, stop one. Otherwise the agent requests a new epoch automatically.",
             )
         if known is None:
             self._hold_refused(machine)
@@ -84,8 +83,8 @@ class Grants:
             self._known.setdefault(machine, {})[epoch] = grant
 
     def _hold_refused(self, machine: MachineId) -> None:
-        """One machine that asks for streams which are not open must not use up what we may ask for all of them. Raises
-        TryLater."""
+        """Raise TryLater if this machine's requests for closed streams would use up the requests that we may make for
+        all machines."""
         with self._lock:
             second = int(time.monotonic())
             if self._second != second:
@@ -95,11 +94,11 @@ class Grants:
             raise TryLater("Streams of this machine were refused moments ago.", remedy="Repeat the request.", after=1)
 
     def check(self, grant: StreamGrant, machine: MachineId, epoch: Epoch, serial: str) -> StreamGrant:
-        """Return ``grant``, or a newer one, where it names the certificate with this serial number. Raises
-        Unauthenticated if none does, TryLater if that cannot be asked now."""
+        """Return ``grant``, or a newer one, if it names the certificate with this serial number. Raises Unauthenticated
+        if none does, TryLater if that cannot be asked now."""
         if _names(grant, serial):
             return grant
-        # Renewed since we asked, perhaps.
+        # Perhaps it was renewed since we asked.
         with self._lock:
             now = time.monotonic()
             wait = self._asked.get(machine, -_ASK_SECONDS) + _ASK_SECONDS - now
@@ -110,9 +109,7 @@ class Grants:
         grant = self._source.stream(machine, epoch)
         self._note(machine, epoch, grant)
         if not _names(grant, serial):
-            _log.warning(
-                "Machine %s: a certificate that is not good any more was refused (serial %s).", machine, serial
-            )
+            _log.warning("Machine %s: a certificate that is no longer valid was refused (serial %s).", machine, serial)
             raise Unauthenticated(
                 f"This certificate of machine {machine} is no longer valid: it was revoked or replaced.",
                 remedy="Enrol the machine again: farshore token create --machine NAME.",
@@ -137,7 +134,7 @@ class Grants:
                     known[epoch] = grant.model_copy(update=fields)
 
     def forget(self, machine: MachineId, epoch: Epoch) -> None:
-        """Drop what is known of a stream."""
+        """Drop the grant of a stream."""
         with self._lock:
             known = self._known.get(machine, {})
             known.pop(epoch, None)

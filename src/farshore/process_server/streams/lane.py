@@ -1,8 +1,8 @@
 """One dense sequence of a stream (its journal or its base overlay) on its way from arrival to the vault.
 
-Four marks move forward, in this order: ``accepted`` (sealed and queued for the spool), ``durable`` (in the spool:
-acknowledged), ``stored`` (in the vault). Each is the next sequence that has not got there. The rules are here, free
-of locks and threads; Stream guards a lane with its own lock.
+Three marks move forward, in this order: ``accepted`` (sealed and queued for the spool), ``durable`` (in the spool:
+acknowledged), ``stored`` (in the vault). Each is the next sequence that has not reached that stage. The rules are here,
+without locks and threads; Stream guards a lane with its own lock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from farshore.model.errors import Gap
 from farshore.process_server.spool.file import FrameReference
 
 SEGMENT_BYTES = 8 << 20
-"""A segment is stored when this much waits, whatever its age; a larger one is cut here."""
+"""A segment is stored when this much waits, whatever its age; a larger one is split here."""
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 15.0
 _DIGESTS = 256
@@ -34,7 +34,8 @@ class Lane:
     durable: int = 1
     stored: int = 1
     written: int = 0
-    """The last sequence of the newest stored frame with more than marks; what a restart finds counts as one."""
+    """The last sequence of the newest stored frame with more than marks; what a restart finds counts as such a
+    frame."""
     stored_time: int = 0
     """Time of the newest stored record, ns since 1970 UTC."""
     queued: deque[tuple[int, float]] = field(default_factory=deque)
@@ -46,12 +47,12 @@ class Lane:
     captured: deque[float | None] = field(default_factory=deque)
     """and when its last record was captured; None: unknown."""
     stored_captured: float | None = None
-    """The newest such moment of what is stored."""
+    """The newest such moment of stored records."""
     writes: deque[bool] = field(default_factory=deque)
-    """Whether there is more in it than marks: they change nothing, so without it the vault's state is the machine's."""
+    """Whether it contains more than marks: marks change nothing, so otherwise the vault's state is the machine's."""
     waiting_bytes: int = 0
     waiting_since: float = 0.0
-    """When the frames of the next segment began to wait for it."""
+    """When the frames of the next segment began to wait."""
     cadence: Cadence = field(default_factory=lambda: cadence(DEFAULT_RPO))
     taken_at: float = -math.inf
     """When the last segment was begun,"""
@@ -59,23 +60,23 @@ class Lane:
     """and the last one with more than marks."""
     spool_seconds: float = 0.0
     store_seconds: float = 0.0
-    """The longest that it took since the last `lags`."""
+    """The maximum since the last `lags`."""
     storing: bool = False
     not_before: float = 0.0
     failures: int = 0
     refusals: int = 0
-    """How often in a row it failed though the store works."""
+    """Consecutive failures while the store works."""
     hurry: bool = False
     """Store what waits without waiting for more."""
     trouble: str = ""
-    """Why what waits cannot be stored though the store works; empty while it can."""
+    """Reason why the waiting frames cannot be stored although the store works; "" if they can."""
     aside: bool = False
-    """A frame of it cannot be stored: it and all that follow are set aside, and nothing more is taken."""
+    """A frame cannot be stored: it and all later ones are set aside, and nothing more is received."""
     digests: OrderedDict[tuple[int, int], bytes] = field(default_factory=OrderedDict)
-    """Of the last batches that were accepted, by their range."""
+    """Digests of the last accepted batches, by their range."""
 
     def check_next(self, first: int, end: int) -> bool:
-        """Return whether ``[first, end)`` is new; False: all of it was accepted before. Raises Gap for anything
+        """Return True if ``[first, end)`` is new, False if all of it was accepted before. Raises Gap for anything
         between."""
         if end <= self.accepted:
             return False
@@ -88,7 +89,7 @@ class Lane:
         return True
 
     def is_queued(self, first: int, end: int, since: float, digest: bytes = b"") -> None:
-        """Note that a frame was accepted. It may be durable already."""
+        """Record that a frame was accepted. It may be durable already."""
         self.accepted = end
         self.digests[first, end] = digest
         while len(self.digests) > _DIGESTS:
@@ -97,7 +98,7 @@ class Lane:
             self.queued.append((end, since))
 
     def is_lost(self, tail: int) -> None:
-        """Note that frames beyond ``tail`` were lost before they became durable."""
+        """Record that frames beyond ``tail`` were lost before they became durable."""
         self.accepted = max(self.durable, tail)
         while self.queued and self.queued[-1][0] > self.accepted:
             self.queued.pop()
@@ -105,8 +106,8 @@ class Lane:
             self.digests.popitem()
 
     def placed(self, frame: FrameReference, now: float, captured: float | None = None, *, writes: bool = True) -> None:
-        """Note that a frame is durable in the spool; its last record was captured at ``captured``. ``writes``: it holds
-        more than marks. Somebody waits for a point, so it is stored at once."""
+        """Record that a frame is durable in the spool; its last record was captured at ``captured``. ``writes``: it
+        contains more than marks. If somebody waits for a point in it, it is stored at once."""
         if not self.waiting and not self.storing:
             self.waiting_since = now
         self.waiting.append(frame)
@@ -121,26 +122,25 @@ class Lane:
             self.spool_seconds = max(self.spool_seconds, now - self.queued.popleft()[1])
 
     def restored(self, frame: FrameReference, now: float, captured: float | None = None) -> bool:
-        """Take over a frame from before a restart, as `placed`; False: it is stored already.
+        """Take over a frame from before a restart, as `placed`; return False if it is already stored.
 
-        Raises Gap where one is missing.
-        """
+        Raises Gap if one is missing."""
         header = frame.header
         if header.end_sequence <= self.durable:
             return False
         if header.first_sequence > self.durable:
             raise Gap(
                 f"The spool lacks sequences {self.durable} to {header.first_sequence - 1} of this stream.",
-                remedy="The machine opens a new epoch and resyncs by itself.",
+                remedy="The machine automatically opens a new epoch and resyncs.",
                 expected=self.durable,
             )
         self.placed(frame, now, captured)
-        self.waiting_since = 0.0  # it has waited for long enough, whenever it came
+        self.waiting_since = 0.0  # it has waited long enough, whenever it arrived
         return True
 
     def due_in(self, now: float, seal_every: float = 0.0) -> float | None:
         """Return the seconds until something should be stored; 0: now; None: nothing to do until more arrives.
-        ``seal_every``: seconds that frames wait for more, whatever the machine's policy asks; 0: as it asks."""
+        ``seal_every``: seconds that frames wait for more, whatever the machine's policy asks; 0: as the policy asks."""
         if not self.waiting or self.storing:
             return None
         pause = max(0.0, self.not_before - now)
@@ -149,17 +149,18 @@ class Lane:
         return max(pause, self._wanted_at(seal_every) - now, 0.0)
 
     def _wanted_at(self, seal_every: float) -> float:
-        """The moment at which the frames that wait should be stored: at once where there was no segment for a while."""
+        """Return the moment at which the waiting frames should be stored: at once if there was no segment for a
+        while."""
         if seal_every:
             return self.waiting_since + seal_every
         if any(self.writes):
             return self.writes_taken_at + self.cadence.seal
         if self.arrived[-1] >= self.taken_at + IDLE_SEAL - self.cadence.mark / 2:
-            return self.arrived[-1]  # the mark that makes the vault's newest state as young as it should be
+            return self.arrived[-1]  # the mark with which the vault's newest state is as recent as the policy asks
         return self.arrived[0] + IDLE_SEAL  # no other mark may come
 
     def take(self, now: float) -> list[FrameReference]:
-        """Return the next frames to store together: at least one, at most a segment's worth. They stay counted as
+        """Return the next frames to store together: at least one, at most a segment's worth. They still count as
         waiting."""
         taken: list[FrameReference] = []
         size = 0
@@ -174,7 +175,7 @@ class Lane:
         return taken
 
     def is_stored(self, frames: Sequence[FrameReference], last_time: int, now: float) -> None:
-        """Note that these frames, the first of those waiting, are in the vault."""
+        """Record that these frames, the first of those waiting, are in the vault."""
         for frame in frames:
             taken = self.waiting.popleft()
             assert taken is frame
@@ -191,12 +192,12 @@ class Lane:
         self.not_before = 0.0
 
     def was_captured(self, moment: float | None) -> None:
-        """Note that what is stored now reaches as far as what was captured then."""
+        """Record that the stored data contains everything that was captured by ``moment``."""
         if moment is not None:
             self.stored_captured = moment if self.stored_captured is None else max(self.stored_captured, moment)
 
     def is_set_aside(self, frames: Sequence[FrameReference]) -> None:
-        """Note that these frames, the first of those waiting, can never be stored and are kept aside."""
+        """Record that these frames, the first of those waiting, can never be stored and are kept aside."""
         self.aside, self.trouble = True, ""
         for frame in frames:
             taken = self.waiting.popleft()
@@ -208,8 +209,8 @@ class Lane:
 
     @property
     def known_captured(self) -> float | None:
-        """When the machine last was as the vault has it, as far as that is known; None: unknown. Marks that wait to be
-        stored say that nothing was written before them."""
+        """Return when the machine last was as the vault has it, as far as that is known; None: unknown. Marks that wait
+        to be stored show that nothing was written before them."""
         found = self.stored_captured
         if found is None:
             return None
@@ -221,19 +222,20 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that was accepted waits to be stored."""
+        """Whether no accepted frame waits to be stored."""
         settled = self.durable if self.aside else self.stored
         return not self.waiting and not self.storing and self.accepted == settled
 
     def is_free(self) -> None:
-        """Note that the upload which ``take`` began has ended."""
+        """Record that the upload which ``take`` began has ended."""
         self.storing = False
         if not self.waiting:
             self.hurry = False
 
     def lags(self, now: float, seal_every: float = 0.0) -> tuple[float, float, float]:
-        """Return the seconds that the oldest record waits at each stage now: for the spool's disk, to be sealed, for
-        the store. For disk and store at least what it took since the last call: most of that passes between two."""
+        """Return the seconds that the oldest record waits now at each stage: for the spool's disk, to be sealed, for
+        the store. For disk and store at least the maximum since the last call, because most waits begin and end between
+        two calls."""
         spool = max(self.spool_seconds, now - self.queued[0][1] if self.queued else 0.0)
         # What is not needed yet is not late: marks wait because nothing is lost without them.
         first = next((at for at, writes in zip(self.arrived, self.writes, strict=True) if writes), now)
@@ -244,7 +246,7 @@ class Lane:
         return spool, seal, store
 
     def store_failed(self, now: float, at_least: float) -> float:
-        """Wait before the next try, longer each time, with jitter. Answers the pause in seconds."""
+        """Choose the pause before the next try, longer each time, with jitter. Return it in seconds."""
         self.failures += 1
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * float(1 << min(self.failures, 10)))
         pause = max(at_least * (1 + random.random() / 4), pause * (0.5 + random.random() / 2))

@@ -1,11 +1,11 @@
 """All open streams of this process server.
 
-A stream is opened by its first request, or at the start for what the spool holds: its marks come from the vault's
-listing, then from the spool's frames. What the spool holds is stored whether the stream may still send or not: it
-was acknowledged.
+A stream is opened by its first request, or at the start for frames in the spool: its marks come from the vault's
+listing, then from the spool's frames. Frames in the spool are stored whether the stream may still send or not, because
+they were acknowledged.
 
-A stream that another process server takes over is *left*: it takes no more, is stored to its end and closed. Should it
-come back, it is opened anew, for the vault may hold more of it by then than was known here.
+A stream that another process server takes over is *left*: it receives no more, is stored to its end and closed. If it
+returns, it is opened again, because the vault may have more of it by then than was known here.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from farshore.vault.vault import Vault, read_descriptor
 _log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 900.0
-"""A stream that nobody has used for so long and that has nothing waiting is closed."""
+"""A stream without use for this long, and without waiting frames, is closed."""
 
 Key = tuple[MachineId, Epoch]
 
 
 class Streams:
-    """``opened`` is told of each stream before anybody else sees it. Safe to use from several threads."""
+    """``opened`` is called with each stream before any other use. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Streams:
         self._lock = threading.Lock()
 
     def recovered(self, frames: Iterable[FrameReference]) -> None:
-        """Take over what a spool held at the start; call before anything else."""
+        """Take over the spool's frames at the start; call before anything else."""
         for frame in frames:
             self._recovered.setdefault((frame.header.machine, frame.header.epoch), []).append(frame)
 
     def resume(self, stop: threading.Event) -> dict[Key, FarshoreError]:
-        """Open every stream that the spool holds frames of. Answers those that cannot be opened now, and why: call it
-        again. Ends early where ``stop`` is set."""
+        """Open every stream that has frames in the spool. Return those that cannot be opened now, with the reason: call
+        it again. Ends early if ``stop`` is set."""
         with self._lock:
             waiting = list(self._recovered)
         failed: dict[Key, FarshoreError] = {}
@@ -79,7 +79,7 @@ class Streams:
                 self._get_or_open(machine, epoch)
             except FarshoreError as error:
                 failed[machine, epoch] = error
-            except Exception as error:  # one machine's, and no reason to stop  # noqa: BLE001
+            except Exception as error:  # a problem of one machine, and no reason to stop  # noqa: BLE001
                 _log.debug("Machine %s: epoch %d cannot be opened.", machine, epoch, exc_info=error)
                 failed[machine, epoch] = unexpected(error)
         with self._lock:
@@ -87,8 +87,8 @@ class Streams:
         return failed
 
     def stuck(self) -> dict[Key, str]:
-        """Return what is wrong with single streams, and why: what the spool holds of one cannot be opened or stored,
-        for another reason than that the store is away; or something of it was refused for good."""
+        """Return the problems of single streams: frames in the spool that cannot be opened or stored, although the
+        store works, or that were refused permanently."""
         with self._lock:
             found = {
                 key: str(error)
@@ -118,7 +118,7 @@ class Streams:
         return stream, grant
 
     def find(self, machine: MachineId, epoch: Epoch) -> Stream:
-        """Return the stream, for this server's own use: as the vault and the spool know it."""
+        """Return the stream for this server's own use, from the vault and the spool."""
         return self._get_or_open(machine, epoch)
 
     def all(self) -> list[Stream]:
@@ -127,7 +127,7 @@ class Streams:
             return list(self._open.values())
 
     def close_unused(self) -> None:
-        """Close the streams that nobody has used for long; they are opened again when somebody does."""
+        """Close streams that have been unused for long; the next use opens them again."""
         for stream in self.all():
             if stream.close_idle(IDLE_SECONDS):
                 self._close(stream)
@@ -201,7 +201,7 @@ class Streams:
         newest = timeline.newest(epoch)
         if newest is not None:
             journal = stream.lanes[Role.JOURNAL]
-            # By what reaches that far, not by the segments from the first on: retention merges those and deletes them.
+            # By the segments that reach that far, not by those from the first on: retention merges and deletes those.
             journal.accepted = journal.durable = journal.stored = newest[0] + 1
             journal.written = newest[0]
             journal.stored_time = newest[1]
@@ -231,8 +231,8 @@ class Streams:
         return stream
 
     def _check_vault(self) -> None:
-        """The vault seems to lack what it had. Raise Unreachable unless it is the vault: an empty folder in place of
-        its file system, for instance, is none, and nothing may be concluded from it."""
+        """Raise Unreachable unless this is the vault, which seems to lack what it had. An empty folder in place of its
+        file system, for example, is not the vault, and nothing may be concluded from it."""
         try:
             found = read_descriptor(self._vault.store)["vault"]
         except (NotFound, KeyError):
@@ -244,7 +244,7 @@ class Streams:
             )
 
     def _set_aside(self, stream: Stream, frames: list[FrameReference], gap: Gap) -> list[FrameReference]:
-        """Keep what was acknowledged and follows a gap. Answers what need not stay in the spool."""
+        """Keep acknowledged frames that follow a gap. Return those that need not remain in the spool."""
         if self._aside is None:
             return []
         try:
@@ -266,7 +266,8 @@ class Streams:
 
 
 def _store_points(stream: Stream, frame: FrameReference) -> None:
-    """As store_points; a frame that does not open holds nobody up, for its segment is in the vault."""
+    """Store the points of a frame as store_points does. A frame that cannot be opened delays nothing, because its
+    segment is in the vault."""
     try:
         store_points(stream, frame)
     except (Damaged, Refused) as error:

@@ -1,8 +1,8 @@
-"""A batch that comes again: is it what was accepted under its sequences?
+"""Check whether a repeated batch equals what was accepted under its sequences.
 
-An agent repeats a batch whose acknowledgement it did not hear, byte for byte, or after an upgrade with the same records
-and other times. What it repeats is in the spool, or in the vault already. Somebody else who sends in the machine's
-name, such as a copy of it that woke up, shows here: the same sequences, other contents.
+An agent repeats a batch whose acknowledgement it did not receive, byte for byte, or after an upgrade with the same
+records and other times. The accepted batch is in the spool, or already in the vault. Another sender in the machine's
+name, for example a copy of it that was started, is detected here: the same sequences, different contents.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class _Piece(NamedTuple):
 
 
 def is_same(vault: MachineVault, batch: Batch, frames: Sequence[FrameReference]) -> bool | None:
-    """Return whether the records of ``batch`` are those that ``frames`` (durable, not stored yet) or the vault hold
-    under its sequences. None if they are in neither any more. Raises the store's errors."""
+    """Return whether the records of ``batch`` are those under its sequences in ``frames`` (durable, not stored yet) or
+    in the vault. None if they are no longer in either. Raises the store's errors."""
     at = int(batch.first_sequence)
     offsets = payload_offsets(batch.records)
     payload = memoryview(batch.payload).cast("B")
@@ -60,7 +60,7 @@ def _in_spool(vault: MachineVault, at: int, frames: Sequence[FrameReference]) ->
                 if (sealed.header.epoch, sealed.first_sequence) == (header.epoch, header.first_sequence):
                     return _Piece(sealed.first_sequence, sealed.records, vault.payload_of(sealed))
             except (Refused, Damaged):
-                pass  # it was stored a moment ago, and its place in the file taken: the vault has it
+                pass  # it was stored a moment ago, and its place in the file was reused: the vault has it
     return None
 
 

@@ -1,8 +1,8 @@
-"""Opening what the spool held at the start, while the server works already.
+"""Open the streams in the spool at the start, while the server already works.
 
-A store that is away must not keep the server from reporting: it would be given up, and its machines moved. What is
-wrong with one machine (its key in the vault is damaged) must not keep the others waiting: it is told, and tried again.
-Meanwhile a stream that somebody asks for is opened by its request, as ever.
+An unreachable store must not prevent the server from reporting: it would be given up, and its machines moved. A problem
+of one machine (its key in the vault is damaged) must not delay the others: it is reported, and retried. Meanwhile a
+request for a stream opens that stream as usual.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Resuming:
         self._thread = threading.Thread(target=self._run, name="resuming", daemon=True)
 
     def start(self) -> None:
-        """Begin; it ends by itself once every stream is open."""
+        """Begin; it ends once every stream is open."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -54,4 +54,4 @@ class Resuming:
 def _tell(failed: dict[Key, FarshoreError]) -> None:
     for (machine, epoch), error in failed.items():
         level = logging.WARNING if isinstance(error, TryLater) else logging.ERROR
-        _log.log(level, "Machine %s: what the spool has of epoch %d waits: %s", machine, epoch, error)
+        _log.log(level, "Machine %s: the spool's frames of epoch %d wait: %s", machine, epoch, error)

@@ -1,8 +1,9 @@
-"""A stretch of a journal in which nothing was written: marks, one after the other.
+"""A stretch of a journal in which nothing was written: consecutive marks.
 
-Each segment of it holds all marks from its beginning on, so the newest stands for all before it: whoever opens a state
-behind hours of silence reads one segment, and so does the upkeep. Segments may overlap (docs/formats/names.md); the
-longest of those that begin alike counts. A stretch ends after an hour, and where the process server is restarted.
+Each segment of a stretch holds all marks from its beginning on, so the newest segment replaces all before it: a reader
+that opens a state after hours of silence reads one segment, and so does upkeep. Segments may overlap
+(docs/formats/names.md); of those with the same begin the longest counts. A stretch ends after an hour, and when the
+process server restarts.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class Silence:
         return self.first + len(self.records)
 
     def batch(self) -> Batch:
-        """Return all of it, to be sealed."""
+        """Return all marks as a batch, to be sealed."""
         first = RecordSequence(self.first)
         return Batch(self.machine, self.epoch, Role.JOURNAL, first, self.base_time, self.records, b"")
 
 
 def extended(before: Silence | None, batches: Sequence[SealedBatch]) -> Silence | None:
-    """Return the stretch that these neighbouring batches, of one time base, belong to, or None if they hold more than
-    marks. ``before``: the one that was stored last."""
+    """Return the stretch that these neighbouring batches, of one time base, belong to, or None if they contain more
+    than marks. ``before``: the stretch that was stored last."""
     header = batches[0].header
     if header.role is not Role.JOURNAL or any((one.records["kind"] != RecordKind.MARK).any() for one in batches):
         return None
@@ -55,7 +56,7 @@ def extended(before: Silence | None, batches: Sequence[SealedBatch]) -> Silence 
     if begin is not None:
         latest = begin.base_time // 1000 + int(begin.records["time_us"].max())
         if not latest <= times[0] or int(times[-1]) - begin.base_time // 1000 > LONGEST:
-            begin = None  # the clock was set back, or it gets too long
+            begin = None  # the clock was set back, or the stretch becomes too long
     base = header.base_time if begin is None else begin.base_time
     records["time_us"] = np.maximum(times - base // 1000, 0)
     if begin is None:

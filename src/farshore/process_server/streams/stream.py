@@ -43,7 +43,7 @@ EARLY_SECONDS = 2.0
 SPOOL_SECONDS = 30.0
 _MOST_NOTES = 8
 SALT_BYTES = 64 << 20
-"""After so much sealed data a new salt is taken: it bounds what one derived key encrypts."""
+"""After this much sealed data another salt is used: it limits what one derived key encrypts."""
 
 
 class Stream:
@@ -62,7 +62,7 @@ class Stream:
         self.consistent_time = 0
         """When the base was complete, ns since 1970 UTC."""
         self.only_points = False
-        """Its states are those of its POINT records alone."""
+        """Only its POINT records are its states."""
         self.point_time = 0
         """Time of the newest of them that is known to be stored, ns since 1970 UTC."""
         self.point_captured: float | None = None
@@ -71,9 +71,9 @@ class Stream:
         self._captured: dict[int, float | None] = {}
         """Of the journal's batches that are not in the spool yet, by their end."""
         self._marks: set[int] = set()
-        """The ends of those of them that are nothing but marks."""
+        """The ends of those that contain only marks."""
         self.silence: Silence | None = None
-        """What is stored of the marks at the journal's end. Used by the thread that stores the journal."""
+        """The stored marks at the journal's end. Used by the thread that stores the journal."""
         self.last_used = time.monotonic()
         self._fenced = False
         self._left = False
@@ -89,9 +89,9 @@ class Stream:
     def receive(self, batch: Batch, timing: Timing) -> None:
         """Accept a batch, and return once every record of it is durable.
 
-        Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
-        before, is to be sent again. Raises WrongState for good where the same records came before with other contents.
-        """
+        Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or the part of it that was not
+        accepted before, must be sent again. Raises WrongState permanently if the same records came before with
+        different contents."""
         with self._turn(batch) as new:
             ticket = self._seal_and_queue(self._placed_in_time(batch, timing)) if new else None
         if ticket is None:
@@ -127,8 +127,8 @@ class Stream:
         self._wake(self)
 
     def fence(self) -> None:
-        """Accept no more batches, as another epoch or a failover has replaced this one. Store what was accepted at
-        once, as a caller may wait for it."""
+        """Accept no more batches, because another epoch or a failover has replaced this one. Store what was accepted at
+        once, because a caller may wait for it."""
         with self.changed:
             if self._fenced:
                 return
@@ -139,7 +139,7 @@ class Stream:
         self._wake(self)
 
     def leave(self) -> None:
-        """Accept no more batches, as another process server takes over. Store what was accepted at once."""
+        """Accept no more batches, because another process server takes over. Store what was accepted at once."""
         with self.changed:
             if self._left:
                 return
@@ -150,15 +150,15 @@ class Stream:
         self._wake(self)
 
     def use(self) -> None:
-        """Note a use of the stream. Raises as check_open does."""
+        """Record a use of the stream. Raises as check_open does."""
         with self.changed:
             self.check_open()
             self.last_used = time.monotonic()
 
     def close_idle(self, seconds: float) -> bool:
         """Close the stream if no batch has arrived for ``seconds`` and nothing waits to be stored. Return whether it is
-        closed. Decided under the lock under which batches are accepted: one that comes just now is not taken in and
-        forgotten."""
+        closed. Decided under the lock under which batches are accepted, so a batch that arrives at this moment is not
+        accepted and then forgotten."""
         with self.changed:
             unused = time.monotonic() - self.last_used > seconds
             self._closed = self._closed or (unused and not self._sealing and self._is_idle())
@@ -166,18 +166,18 @@ class Stream:
 
     @property
     def settled(self) -> bool:
-        """Whether it was left, and all that was accepted is in the vault: nothing can follow."""
+        """Whether it was left, and everything accepted is in the vault: nothing can follow."""
         with self.changed:
             return self._left and not self._sealing and self._is_idle()
 
     @property
     def idle(self) -> bool:
-        """Whether all that was accepted is in the vault."""
+        """Whether everything accepted is in the vault."""
         with self.changed:
             return self._is_idle()
 
     def note_trouble(self, text: str) -> None:
-        """Note a permanent error of this stream. It is reported until the stream is closed."""
+        """Record a permanent error of this stream. It is reported until the stream is closed."""
         with self.changed:
             if text in self._notes:
                 return
@@ -204,12 +204,12 @@ class Stream:
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced, Moved or WrongState if the stream accepts no more batches, TryLater if it has to be opened
+        """Raise Fenced, Moved or WrongState if the stream accepts no more batches, TryLater if it must be opened
         again."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",
-                remedy="The agent requests a new epoch by itself.",
+                remedy="The agent requests a new epoch automatically.",
             )
         if self._left:
             raise Moved(
@@ -221,13 +221,13 @@ class Stream:
             raise WrongState(
                 f"Two senders wrote to epoch {self.epoch} of machine {self.machine}: its records "
                 f"{self._disputed} came twice, with different contents.",
-                remedy="The agent begins a new epoch and resyncs by itself. Check whether a clone of the "
+                remedy="The agent automatically begins a new epoch and resyncs. Check whether a clone of the "
                 "machine is running.",
             )
         if any(lane.aside for lane in self.lanes.values()):
             raise WrongState(
-                f"Epoch {self.epoch} of machine {self.machine} cannot be stored any further.",
-                remedy="The agent begins a new epoch and resyncs by itself. Data that could not be stored is kept.",
+                f"Epoch {self.epoch} of machine {self.machine} can no longer be stored.",
+                remedy="The agent automatically begins a new epoch and resyncs. Data that could not be stored is kept.",
             )
         if self._closed:
             raise TryLater(
@@ -279,21 +279,22 @@ class Stream:
                 raise WrongState("This epoch's base is complete.", remedy="Open a new epoch to copy again.")
             if batch.role in self._sealing:
                 raise TryLater("An earlier batch is still being sealed.", remedy="Repeat the batch.", after=0.5)
-            # Under the lock in which it is judged: no other batch can get the same sequences.
+            # Under the lock under which it is checked: no other batch can get the same sequences.
             new = lane.check_next(batch.first_sequence, batch.end_sequence)
             if new:
                 self._sealing.add(batch.role)
         try:
             yield new
         finally:
-            # Also after an error: ``accepted`` has not moved then, so the same sequences are expected again.
+            # Even after an error: then ``accepted`` has not moved, so the same sequences are expected again.
             if new:
                 with self.changed:
                     self._sealing.discard(batch.role)
                     self.changed.notify_all()
 
     def _placed_in_time(self, batch: Batch, timing: Timing) -> Batch:
-        """The batch with the times that it is stored with; notes when it was captured. In the lane's turn only."""
+        """Return the batch with the times with which it is stored; record when it was captured. Only in the lane's
+        turn."""
         if batch.role is not Role.JOURNAL:
             return batch
         placed = self.time_axis.place(batch, timing)
@@ -306,7 +307,7 @@ class Stream:
         return dataclasses.replace(batch, base_time=base_time)
 
     def _seal_and_queue(self, batch: Batch) -> Future[FrameReference]:
-        """Called in the lane's turn only."""
+        """Seal a batch and queue it for the spool. Only in the lane's turn."""
         builder = self._builders.get(batch.role)
         if builder is None or self._sealed_bytes[batch.role] > SALT_BYTES:
             builder = self._builders[batch.role] = self.vault.segment_builder(self.epoch, batch.role)
@@ -344,7 +345,7 @@ class Stream:
             else:
                 lane.placed(frame, now)
             after = lane.due_in(now)
-            # The uploaders sleep until the lane is due, so they must hear where that is earlier now.
+            # The uploaders sleep until the lane is due, so they must be told if it is due earlier now.
             tell = after is not None and (before is None or after < before)
             self.changed.notify_all()
         # Without our lock: ``wake`` takes the uploaders' lock, and they take ours while they hold that.
@@ -362,8 +363,8 @@ class Stream:
                 self.changed.wait(left)
 
     def _check_repeat(self, batch: Batch) -> None:
-        """Raise WrongState, now and to whoever comes, where ``batch`` is not what was accepted under its sequences:
-        nothing of it would be stored, and its sender would take it for safe."""
+        """Raise WrongState, now and for later callers, if ``batch`` differs from what was accepted under its sequences:
+        it would not be stored, and its sender would consider it safe."""
         with self.changed:
             lane = self.lanes[batch.role]
             known = lane.digests.get((batch.first_sequence, batch.end_sequence))
@@ -386,12 +387,12 @@ class Stream:
             self.changed.notify_all()
         self.note_trouble(
             f"Two senders wrote to epoch {self.epoch}: its records {records} came twice, with different contents. "
-            "Its newest points may hold either's. Look for a copy of the machine that runs."
+            "Its newest points may contain data of either. Look for a running copy of the machine."
         )
         self.check_open()
 
     def _rewind(self, role: Role) -> None:
-        """A frame was lost before it was durable; the spool knows what it wants next."""
+        """Move ``accepted`` back after a frame was lost before it was durable; the spool knows the next sequence."""
         tail = self._log.tail(spool.Lane(self.machine, self.epoch, role))
         with self.changed:
             self.lanes[role].is_lost(tail or 0)

@@ -25,16 +25,16 @@ from farshore.model.ports import Clock
 AHEAD = 2_000_000_000
 BEHIND = 10_000_000_000
 _WINDOW = 30_000_000_000
-"""ns. Two neighbouring windows are looked at: the clocks drift apart by less than a millisecond meanwhile."""
+"""ns. Two neighbouring windows are used: meanwhile the clocks drift apart by less than a millisecond."""
 
 
 _OLDEST = 1 << 60
-"""ns, 36 years: no batch has waited for longer, whatever its sender says."""
+"""ns, 36 years: no batch has waited longer, whatever its sender says."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one request: ``arrived`` is our monotonic clock, in seconds, ``sent`` the machine's, in ns; 0: not said."""
+    """Of one request: ``arrived`` is our monotonic clock, in seconds, ``sent`` the machine's, in ns; 0: not given."""
 
     arrived: float
     sent: int
@@ -43,7 +43,7 @@ class Timing:
 @dataclass(frozen=True)
 class Placed:
     """``correction``: ns to add to the batch's times. ``captured``: when its last record was captured, in seconds of
-    our monotonic clock; None: unknown, so the batch makes nothing newer."""
+    our monotonic clock; None: unknown, so the batch makes nothing more recent."""
 
     correction: int
     captured: float | None
@@ -58,30 +58,30 @@ class TimeAxis:
         self._least_before: int | None = None
         self._since = 0
         self._base: int | None = None
-        """Of the machine's time base: its wall clock less its monotonic clock, ns."""
+        """Of the machine's time base: its wall clock minus its monotonic clock, ns."""
         self.correction = 0
-        """ns that are added to the machine's times now: our clock less its, 0 where the two agree."""
+        """ns that are added to the machine's times now: our clock minus its, 0 if the two agree."""
 
     def place(self, batch: Batch, timing: Timing) -> Placed:
-        """Find out when ``batch`` was captured, and what to call it."""
+        """Find out when ``batch`` was captured, and the times to store."""
         last = batch.base_time + 1000 * int(batch.records["time_us"].max(initial=0))
         offset = wall_clock_offset(self._clock)
         arrived = int(timing.arrived * 1e9)
         if not batch.captured:
-            # An agent from before `captured`: its wall clock is all there is, and never believed to be ahead.
+            # An agent from before `captured`: only its wall clock is known, and it is never trusted to be ahead.
             return Placed(0, (arrived - max(0, arrived + offset - last)) / 1e9)
         if not timing.sent:
             return Placed(self.correction, None)
         captured = min(arrived, max(arrived - _OLDEST, self._distance(arrived, timing.sent) + batch.captured))
         base = last - batch.captured
         new = self._base is None or abs(base - self._base) >= LEAST_STEP
-        late = captured + offset - last  # by which our clock is later than the machine's
+        late = captured + offset - last  # by how much our clock is ahead of the machine's
         if new or not -AHEAD <= late - self.correction <= BEHIND:
             self._base, self.correction = base, 0 if -AHEAD <= late <= BEHIND else late
         return Placed(self.correction, captured / 1e9)
 
     def _distance(self, arrived: int, sent: int) -> int:
-        """Our monotonic clock less the machine's, ns."""
+        """Return our monotonic clock minus the machine's, ns."""
         seen = arrived - sent
         if self._least is None or arrived - self._since > _WINDOW:
             self._least_before = self._least if arrived - self._since <= 2 * _WINDOW else None
@@ -92,6 +92,6 @@ class TimeAxis:
 
 def captured_at(time_ns: int, clock: Clock | None = None) -> float:
     """Return when a record with the time ``time_ns`` was captured, in seconds of our monotonic clock: after a restart
-    its time is all that is left of that. One of the future counts as captured now, and ages from now on."""
+    its time is the only information left. A time in the future counts as captured now, and ages from now on."""
     clock = clock or SystemClock()
     return clock.monotonic() - max(0, clock.now() - time_ns) / 1e9
