@@ -1,1 +1,1 @@
-"""The program on the protected machine: capture, ship, spill, copy, cut points. Runs on Python 3.9 and newer."""
+"""The program on the protected machine: capture, send, spill, copy, create points. Runs on Python 3.9 and newer."""

@@ -1,8 +1,8 @@
-"""Bounds what glibc's allocator keeps for later, as the agent has a ceiling of memory to keep to.
+"""Limit what glibc's allocator keeps for later, because the agent has a memory limit.
 
-Left to itself it makes an arena for each of the agent's threads, and once batches of some MiB have been freed it keeps
-twice the largest of them in each. Two arenas, and buffers of 1 MiB and more given back at once, cost some page faults
-and keep the peak where the data is. Other C libraries are left as they are.
+By default it makes an arena for each of the agent's threads, and once batches of some MiB have been freed it keeps
+twice the largest of them in each. Two arenas, and buffers of 1 MiB and more returned at once, cost some page faults and
+keep the peak at the size of the data. Other C libraries are unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ARENAS = 2
 
 
 def bound_heap() -> bool:
-    """Return whether the allocator took the settings. Call it before there are threads."""
+    """Return whether the allocator accepted the settings. Call it before there are threads."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

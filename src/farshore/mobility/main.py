@@ -1,7 +1,7 @@
 """The mobility service's command line and its only wiring place.
 
-``farshore-mobility enroll`` trades a token (on standard input, never an argument) for a certificate, ``run`` is the
-service, ``status`` shows its last report, ``check`` tells what this machine allows.
+``farshore-mobility enroll`` exchanges a token (on standard input, never an argument) for a certificate, ``run`` is the
+service, ``status`` shows its last report, ``check`` shows what this machine supports.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _DESCRIPTION = (
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one command; its exit status."""
+    """Run one command; return its exit status."""
     options = _parser().parse_args(arguments)
     configure("mobility", level=options.log_level, as_json=options.log_json)
     bound_heap()
@@ -91,7 +91,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def enroll(settings: Settings, options: argparse.Namespace) -> int:
-    """Trade the token for a certificate; does nothing where this machine has one for that server."""
+    """Exchange the token for a certificate; do nothing if this machine has one for that server."""
     if settings.credentials.exists() and not options.again:
         known = Credentials.load(settings.credentials)
         if known.url == options.server.rstrip("/"):
@@ -154,7 +154,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         heartbeats.start()
         worker = threading.Thread(target=_guarded, args=(replication, stop), daemon=True)
         worker.start()
-        # The main thread has to be the one that signals wake. Without heartbeats the service would be deaf: it ends.
+        # Signals wake only the main thread. Without heartbeats the service would not receive requests, so it ends.
         while worker.is_alive() and (heartbeats.is_alive() or stop.is_set()):
             worker.join(0.5)
             if stop.is_set():
@@ -182,7 +182,7 @@ def status(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def check(settings: Settings, options: argparse.Namespace) -> int:
-    """Tell, as JSON, what this machine allows, what it lacks, and which disks would be protected."""
+    """Print as JSON what this machine supports, what it lacks, and which disks would be protected."""
     accept_named(settings.disks, settings.named_disks)
     ability = probe()
     disks = protected_disks(DiskNumbers(settings.disk_numbers), settings.disks, None, ())
@@ -209,7 +209,7 @@ def _guarded(replication: Replication, stop: threading.Event) -> None:
 
 
 def _lock_file(path: Path) -> BinaryIO:
-    """Made where it is not there yet; on a disk that is read-only or full the one that is there does as well."""
+    """Return the lock file; create it if it is missing. On a read-only or full disk the existing one is enough."""
     try:
         return path.open("ab")
     except OSError:
@@ -247,9 +247,11 @@ def _parser() -> argparse.ArgumentParser:
     enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
     key = "public half of the release key, in hex: pin it, on a machine that is enrolled as well"
     enrolling.add_argument("--release-key", default="", help=key)
-    enrolling.add_argument("--again", action="store_true", help="even though this machine is enrolled already")
+    enrolling.add_argument(
+        "--again", action="store_true", help="enrol again, although this machine is already enrolled"
+    )
     enrolling.set_defaults(command=enroll)
-    checking = commands.add_parser("check", help="tell what this machine allows and lacks")
+    checking = commands.add_parser("check", help="print what this machine supports and lacks")
     checking.add_argument("--reach", action="append", default=[], metavar="URL", help="try to reach this server too")
     checking.set_defaults(command=check)
     for name, command, text in _plain_commands():

@@ -1,4 +1,4 @@
-"""Going on after a passing trouble: wait, with jitter and growing pauses, until it passes or we are told to stop."""
+"""Retry after a temporary error: wait, with jitter and growing pauses, until it passes or the work is stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):
-    """The work was told to stop; not an error."""
+    """The work was stopped; not an error."""
 
 
 class Pauses:
@@ -40,7 +40,7 @@ class Pauses:
 
 
 def until_done(work: Callable[[], Result], stop: threading.Event, what: str) -> Result:
-    """Repeat ``work`` while it raises TryLater. Raises Stopped, and at once whatever else it raises."""
+    """Repeat ``work`` while it raises TryLater. Raises Stopped, and at once any other error."""
     pauses = Pauses(stop)
     told = False
     while not stop.is_set():

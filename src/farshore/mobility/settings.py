@@ -1,4 +1,4 @@
-"""What can be set on the protected machine itself; everything else is said by the configuration server."""
+"""Settings on the protected machine itself; everything else comes from the configuration server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNTIME = Path("/run/farshore-mobility")
 
 @dataclass(frozen=True)
 class Settings:
-    """``disks`` empty: all of the machine's. Sizes in bytes; ``ring_bytes`` 0: by the memory that the agent may use;
+    """``disks`` empty: all of the machine's. Sizes in bytes; ``ring_bytes`` 0: derived from the agent's memory limit;
     ``spill_bytes`` 0: no .hrl file."""
 
     state: Path = STATE
@@ -22,20 +22,20 @@ class Settings:
     ring_bytes: int = 0
     spill_bytes: int = 512 << 20
     capture: Optional[CaptureMode] = None
-    """No better mode than this one; None: the best that the machine can do."""
+    """The best mode that may be used; None: the best that the machine supports."""
     round_seconds: float = 60.0
-    """In bitmap mode, from the beginning of a round to the beginning of the next."""
+    """In bitmap mode, seconds from the beginning of a round to the beginning of the next."""
     scan_seconds: float = 3600.0
     """The same in scan mode."""
 
     @property
     def credentials(self) -> Path:
-        """The certificate and key that enrolment brought."""
+        """The certificate and key from enrolment."""
         return self.state / "credentials.json"
 
     @property
     def servers(self) -> Path:
-        """The configuration servers that this machine may turn to."""
+        """The configuration servers that this machine may use."""
         return self.state / "servers.json"
 
     @property
@@ -50,12 +50,12 @@ class Settings:
 
     @property
     def named_disks(self) -> Path:
-        """The paths of ``disks`` that were disks at an earlier start."""
+        """The paths in ``disks`` that were disks at an earlier start."""
         return self.state / "named-disks.json"
 
     @property
     def lock(self) -> Path:
-        """Held while the service runs: two would fence each other without end."""
+        """Held while the service runs: two would fence each other for ever."""
         return self.state / "lock"
 
     @property
@@ -65,22 +65,22 @@ class Settings:
 
     @property
     def commands(self) -> Path:
-        """Which commands were begun, and what came of them."""
+        """Which commands were begun, and their results."""
         return self.state / "commands.json"
 
     @property
     def handover(self) -> Path:
-        """What an agent leaves to the release that takes its place."""
+        """What an agent leaves to the release that replaces it."""
         return self.state / "handover.json"
 
     @property
     def stopped_services(self) -> Path:
-        """The services that were stopped for a shutdown which has not come about."""
+        """The services that were stopped for a shutdown that did not happen."""
         return self.state / "stopped-services.json"
 
     @property
     def status(self) -> Path:
-        """What ``farshore-mobility status`` shows. In memory: on a disk it would be shipped every few seconds."""
+        """The file that ``farshore-mobility status`` shows. In memory: on a disk it would be sent every few seconds."""
         return (RUNTIME if self.state == STATE else self.state) / "status.json"
 
     def spill(self, machine: str) -> Path:

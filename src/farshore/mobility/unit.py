@@ -1,4 +1,4 @@
-"""The systemd unit that the agent runs as, and how systemd is asked for something."""
+"""The systemd unit of the agent, and requests to systemd."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from farshore.model.errors import TryLater
 CGROUP = Path("/proc/self/cgroup")
 _SYSTEMCTL_SECONDS = 30.0
 Systemctl = Callable[[Sequence[str]], str]
-"""Run systemctl with these arguments; what it said where it failed, else an empty text."""
+"""Runs systemctl with these arguments; returns its error message, or "" if it succeeded."""
 Answer = Callable[[Sequence[str], float], str]
-"""What systemctl prints for these arguments, within so many seconds. Raises TryLater."""
+"""Returns what systemctl prints for these arguments, within this number of seconds. Raises TryLater."""
 
 
 def run_systemctl(arguments: Sequence[str]) -> str:

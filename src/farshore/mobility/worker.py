@@ -1,4 +1,4 @@
-"""Threads whose failure is somebody's business."""
+"""Threads whose failure must be noticed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs ``work(stop)`` in a thread; when it ends, by itself or by an error of ours, ``changed`` is set."""
+    """Runs ``work(stop)`` in a thread; when it ends, normally or by an error of ours, ``changed`` is set."""
 
     def __init__(self, name: str, work: Callable[[threading.Event], object], changed: threading.Event) -> None:
         self._work = work
@@ -22,7 +22,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.error: Optional[FarshoreError] = None
         self.finished = False
-        """It came to its end without an error and without having been stopped."""
+        """It ended without an error and without having been stopped."""
         self._thread.start()
 
     @property
@@ -35,7 +35,7 @@ class Worker:
         self._stop.set()
 
     def join(self) -> None:
-        """Ask it to end and wait until it has."""
+        """Tell it to end and wait until it has."""
         self._stop.set()
         self._thread.join()
 
@@ -47,11 +47,11 @@ class Worker:
             self.finished = False
         except FarshoreError as error:
             self.error = error
-        except Exception as error:  # a fault of ours must end the epoch, never stall it
+        except Exception as error:  # a defect of ours must end the epoch, never stall it
             log.exception("The %s failed.", self._thread.name)
             self.error = Damaged(
                 f"The {self._thread.name} failed ({type(error).__name__}: {error}).",
-                remedy="The machine resyncs by itself. Read the agent's log: journalctl -u farshore-mobility",
+                remedy="The machine resyncs automatically. Read the agent's log: journalctl -u farshore-mobility",
             )
         finally:
             self._changed.set()

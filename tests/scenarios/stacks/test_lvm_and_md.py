@@ -114,7 +114,7 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     findings = found["findings"]
     assert not [one for one, (severity, _) in findings.items() if severity == "error"], findings
     assert {"volume vg-data", "volume vg-swap", "md md0"} <= set(findings), findings
-    assert findings["swap /srv/volume/swap"] == ["ok", "It is not shipped."], findings
+    assert findings["swap /srv/volume/swap"] == ["ok", "It is not sent."], findings
     assert findings["file system /srv/mirror"][0] == "ok", findings
     assert "data mode" in findings["capture mode"][1], findings
     for way in (UserModeLinux.name, InAppliance.name):

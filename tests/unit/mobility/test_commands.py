@@ -260,5 +260,5 @@ def test_streams_that_end_soon_are_opened_with_growing_pauses_and_told_once(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     agent.server.streams = [[[]], [TryLater("busy", remedy="", after=30.0)]]
     assert 0.5 <= agent.fetching.fetch() <= 1.5, "it was heard in between"
-    assert caplog.records[-1].message == "Commands are heard of again."
+    assert caplog.records[-1].message == "The stream of commands works again."
     assert agent.fetching.fetch() >= 15.0

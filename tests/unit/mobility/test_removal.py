@@ -129,8 +129,8 @@ def test_what_others_put_there_stays_and_is_named(tmp_path: Path) -> None:
     agent.offer(GO)
     assert stays(agent) == [
         f"{there.etc}/app-consistent.d: hooks of yours (10-database)",
-        f"{there.etc}: what others put there (app-consistent.d)",
-        f"{there.root}: what others put there (server)",
+        f"{there.etc}: files of others (app-consistent.d)",
+        f"{there.root}: files of others (server)",
     ]
     agent.removal.finish()
     assert (there.etc / "app-consistent.d/10-database").read_text() == "mine"

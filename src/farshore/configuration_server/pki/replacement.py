@@ -1,15 +1,15 @@
-"""Replaces the authority's key while everything runs, in three steps with a state that files alone tell.
+"""Replaces the authority's key while everything runs, in three steps. Files alone hold the state.
 
 settled
     One authority signs and is trusted.
 introduced
-    A second one exists, with a key of its own. Everybody is given both certificates with a renewal; the first signs.
+    A second one exists, with its own key. Every holder gets both certificates with a renewal; the first signs.
 switched
     The second signs, and renews what the first had signed. Both are trusted.
 
-The next step drops the first one, and the state is settled again. Each step waits until everybody who must follow has
-shown a certificate that was issued after the one before. Every certificate holds a mark of the bundle that came with
-it, so that is seen in the certificate itself.
+The next step drops the first one, and the state is settled again. Each step waits until every holder that must follow
+has shown a certificate that was issued after the previous step. Every certificate contains a mark of the bundle that
+came with it, so the certificate itself shows this.
 
 Files beside ``authority.pem``: ``authority-next.pem`` (introduced), ``authority-former.pem`` (switched; no key).
 """

@@ -1,18 +1,19 @@
-"""Does the kernel's own count of written bytes agree with what the capture program saw, and what the program put into
-the ring with what was read from it? Pure.
+"""Compare the kernel's own count of written bytes with the capture program's, and the bytes put into the ring with
+those read from it. Pure.
 
 The kernel counts a request when it completes; the program counts a write when it is submitted and again when it has
-completed. With ``base`` the kernel's count before the first write that the program saw, at any instant
+completed. Let ``base`` be the kernel's count before the first write that the program saw. Then at any moment
 
     completed  ≤  kernel's count − base  ≤  submitted − refused
 
-so each sample narrows the interval in which ``base`` can lie, whether the disk is ever idle or not. A write that the
-program did not see lifts the lower end; once it passes the upper end the difference is a gap, and its size is known.
-An idle instant closes the interval to a single value: from then on a gap of one sector shows.
+so each sample narrows the interval of possible values of ``base``, whether the disk is ever idle or not. A write that
+the program did not see raises the lower end; once that exceeds the upper end there is a gap of known size. An idle
+moment reduces the interval to one value: from then on a gap of a single sector is noticed.
 
-While the kernel does not count, there is nothing to compare with: the disk is *blind* for as long as that lasts, quiet
-or not, and the accounts begin anew with the first sample after it. They cannot report a gap for what went uncounted, as
-``base`` is taken afresh, and they do not vouch for it either: whoever is told of the blindness has to decide.
+While the kernel does not count, there is nothing to compare: the disk is *blind* for that time, whether it is written
+or not, and the accounts start again with the first sample afterwards. They cannot report a gap for uncounted writes,
+because ``base`` is new, and they do not guarantee that there was none: the caller decides what to do about the
+blindness.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ SAMPLE_AGE = 0.05
 
 
 class State(enum.Enum):
-    """What an account says, worst last."""
+    """The result of an account, worst last."""
 
     OK = "ok"
     UNSETTLED = "unsettled"
-    """Nothing is wrong as far as can be seen, but writes were in flight in each sample so far."""
+    """No fault is visible, but writes were in flight in each sample so far."""
     BLIND = "blind"
-    """The kernel's statistics are off (queue/iostats), or it counted less than the program saw, so they were off for
-    a moment: a gap would not show."""
+    """The kernel's statistics are off (queue/iostats), or it counted less than the program saw, so they were off for a
+    moment: a gap would not be noticed."""
     GAP = "gap"
-    """The disk was written to and the program did not see it."""
+    """The disk was written, and the program did not see it."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """A disk's counts since it was added; bytes but for ``bios``, ``flushes`` and ``commands``."""
+    """A disk's counts since it was added; bytes except for ``bios``, ``flushes`` and ``commands``."""
 
     bios: int = 0
     written: int = 0
@@ -56,37 +57,38 @@ class Counters:
     discarded_refused: int = 0
     failed: int = 0
     recorded: int = 0
-    """Bytes of the records put into the ring, those of writes that then did not fit included."""
+    """Bytes of the records put into the ring, including those of writes that then did not fit."""
     commands: int = 0
-    """Sent straight to the driver, past everything that counts bytes, that may have changed the disk anywhere."""
+    """Sent straight to the driver, past all byte counts; they may have changed the disk anywhere."""
 
     @property
     def unplaced(self) -> int:
-        """Bytes seen that are nowhere, neither kept nor excluded: 0 but for writes being handled now."""
+        """Bytes seen that are neither recorded nor excluded: 0 except for writes being handled now."""
         return self.written + self.discarded - self.captured - self.mapped - self.excluded
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at a disk: the program's counts, some time later the kernel's, at once the program's again.
+    """One look at a disk: the program's counts, some time later the kernel's, and immediately the program's again.
 
-    The kernel counts a request just after the program has seen it complete, maybe preempted in between: ``before``
-    must be older than ``kernel`` by SAMPLE_AGE seconds at least, so that all that it holds as done is in ``kernel``.
-    """
+    The kernel counts a request just after the program has seen it complete, possibly with a preemption in between. So
+    ``before`` must be older than ``kernel`` by at least SAMPLE_AGE seconds: then ``kernel`` includes everything that
+    ``before`` counts as completed."""
 
     before: Counters
     kernel: DiskStat
     after: Counters
     idle: bool = False
-    """The kernel reports no write in flight. With no write submitted between the looks, all have completed, also
+    """The kernel reports no write in flight. If no write was submitted between the looks, all have completed, including
     those whose completion the program did not see."""
     counted: bool = True
-    """The kernel's statistics of the disk were on, just before ``kernel`` was read."""
+    """The kernel's statistics of the disk were on just before ``kernel`` was read."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the kernel's count must have stood when the program began to see; ``high`` None: no bound known yet."""
+    """Where the kernel's count must have been when the program began to see; ``high`` None: no upper bound known
+    yet."""
 
     low: int = 0
     high: Optional[int] = None
@@ -99,7 +101,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the samples of one disk have shown so far."""
+    """The result of one disk's samples so far."""
 
     written: Interval = Interval()
     discarded: Interval = Interval()
@@ -107,14 +109,14 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``gap``: bytes written or discarded behind the program's back, at least."""
+    """``gap``: bytes written or discarded without the program's knowledge, at least."""
 
     state: State
     gap: int = 0
 
 
 def narrow(ledger: Ledger, sample: Sample) -> Tuple[Ledger, Verdict]:
-    """Return the ledger with one sample more, and what it now says. After a gap or blindness the ledger starts anew."""
+    """Return the ledger with one more sample, and its verdict. After a gap or blindness the ledger starts again."""
     kernel, before, after = sample.kernel, sample.before, sample.after
     if sample.idle and before.bios == after.bios:
         low = high = kernel.written - after.written + after.written_refused
@@ -128,7 +130,7 @@ def narrow(ledger: Ledger, sample: Sample) -> Tuple[Ledger, Verdict]:
     discarded, discards = _narrow(ledger.discarded, low_discards, high_discards)
     verdict = worst(writes, discards)
     if not sample.counted:
-        # What is not counted only makes the kernel's count smaller, so a gap that shows all the same is one.
+        # Uncounted writes only make the kernel's count smaller, so a gap that is visible all the same is real.
         return Ledger(), worst(verdict, Verdict(State.BLIND))
     return Ledger(written, discarded), verdict
 
@@ -148,8 +150,7 @@ def compare_delivery(before: Counters, delivered: Optional[int], after: Counters
     """Check that every record that was put into the ring came out of it. ``known`` is the shortfall reported before.
 
     ``delivered`` are the bytes that the reader had drained, with nothing left in the ring, between the two looks; None
-    if something was left. The program counts a record after it is in the ring, so a shortfall is no passing matter.
-    """
+    if something was left. The program counts a record after it is in the ring, so a shortfall is never temporary."""
     if delivered is None or before.recorded != after.recorded:
         return Verdict(State.OK)
     missing = after.recorded - delivered - known

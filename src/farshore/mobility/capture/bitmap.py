@@ -1,8 +1,8 @@
-"""Where each disk's bits lie in the shared dirty bitmap, and dirty bits as block ranges.
+"""The areas of the disks in the shared dirty bitmap, and dirty bits as block ranges.
 
 The bitmap map has two slots of equal size; the program sets bits in one while user space reads and clears the other.
-Within a slot each disk has an area of whole 64-bit words. A bit stands for 4 KiB; on disks too large for what is left
-of the slot, for a power of two more. Pure but for the array it is given.
+Within a slot each disk has an area of whole 64-bit words. A bit stands for 4 KiB; on disks too large for the rest of
+the slot, for a larger power of two. Pure except for the array that is passed in.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Area:
 
 
 def words_for(sectors: int, shift: int) -> int:
-    """Return the number of words in the area of a disk with so many sectors."""
+    """Return the number of words in the area of a disk with ``sectors`` sectors."""
     return max(1, -(-sectors // (WORD_BITS << shift)))
 
 
 def slot_words_for(sizes: Iterable[int], most_words: int) -> int:
-    """Return the number of words in a slot for disks of these sizes in sectors, with as much again for disks that come
-    or grow later."""
+    """Return the number of words in a slot for disks of these sizes in sectors, doubled for disks that are added or
+    grow later."""
     exact = sum(words_for(sectors, SMALLEST_SHIFT) for sectors in sizes)
     return min(max(2 * exact, 1 << 17), most_words)
 
 
 def shift_for(sizes: Sequence[int], slot_words: int) -> int:
-    """Return the finest shift at which disks of these sizes in sectors fill no more than half of a slot together."""
+    """Return the finest shift at which disks of these sizes in sectors fill at most half of a slot together."""
     shift = SMALLEST_SHIFT
     while sum(words_for(sectors, shift) for sectors in sizes) > max(slot_words // 2, len(sizes)):
         shift += 1
@@ -56,11 +56,10 @@ def shift_for(sizes: Sequence[int], slot_words: int) -> int:
 
 
 def place(sectors: int, taken: Sequence[Area], slot_words: int, shift: int = SMALLEST_SHIFT) -> Area:
-    """Return an area for a disk beside those taken, at ``shift`` or the finest above it that leaves half of a hole
+    """Return an area for a disk beside those in use, at ``shift`` or the finest above it that leaves half of a hole
     free.
 
-    Half, so that there is room for the next disk. Raises Refused when the slot has no free word left.
-    """
+    Half, so that there is space for the next disk. Raises Refused when the slot has no free word left."""
     holes = _holes(taken, slot_words)
     if not holes:
         raise Refused("The dirty bitmap has no space for another disk.", remedy="Restart the mobility service.")
@@ -85,8 +84,7 @@ def _holes(taken: Sequence[Area], slot_words: int) -> List[Tuple[int, int]]:
 def dirty_ranges(words: npt.NDArray[np.uint64], shift: int, sectors: int) -> Ranges:
     """Return the dirty blocks of an area's words (each bit 2**shift sectors), cut at the disk's end.
 
-    Works through the words a piece at a time: memory is bounded by the ranges found.
-    """
+    Processes the words in pieces: memory is limited by the ranges found."""
     pieces: List[npt.NDArray[np.int64]] = []
     for start in range(0, len(words), _WORDS_AT_ONCE):
         piece = words[start : start + _WORDS_AT_ONCE]
@@ -102,7 +100,7 @@ def dirty_ranges(words: npt.NDArray[np.uint64], shift: int, sectors: int) -> Ran
 
 
 def union(ranges: Sequence[Ranges], blocks: int) -> Ranges:
-    """Return one sorted set of ranges out of several, cut at ``blocks``."""
+    """Return one sorted set of ranges from several, cut at ``blocks``."""
     filled = [one for one in ranges if len(one)]
     if not filled:
         return NO_RANGES
@@ -112,7 +110,7 @@ def union(ranges: Sequence[Ranges], blocks: int) -> Ranges:
 
 
 def _joined(spans: npt.NDArray[np.int64], blocks: int) -> Ranges:
-    """Spans (start, end), sorted by start and perhaps overlapping, as disjoint ranges (start, count)."""
+    """Return spans (start, end), sorted by start and possibly overlapping, as disjoint ranges (start, count)."""
     spans = np.minimum(spans, blocks)
     spans = spans[spans[:, 1] > spans[:, 0]]
     if not len(spans):

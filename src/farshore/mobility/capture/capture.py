@@ -1,11 +1,10 @@
-"""Capture: every write to the protected disks, in order, with its bytes; or, failing that, where it went.
+"""Capture every write to the protected disks: in order, with its bytes; or, if that is impossible, its place.
 
-The mobility service drains the ring while in data mode. When the program had to fall back to the bitmap, the service
-drains what is left, calls ``enter_data_mode``, which says from which ring position on the journal goes on, and
-``settled``, which says which blocks have to be copied below that position, once every write to them has ended.
-docs/decisions/2026-11-22-capture-order.md argues why nothing falls between the two. Where data mode is not to be had,
-``collect`` tells round by round what was written (rounds/bitmap_run.py). Relies on root, and on a kernel that ``probe``
-approved of.
+The mobility service drains the ring while in data mode. If the program had to fall back to the bitmap, the service
+drains the rest and calls ``enter_data_mode``, which returns the ring position from which the journal continues. Then
+``settled`` returns the blocks that must be copied below that position, once every write to them has ended.
+docs/decisions/2026-11-22-capture-order.md explains why no write is lost between the two. Without data mode, ``collect``
+returns round by round what was written (rounds/bitmap_run.py). Relies on root, and on a kernel that ``probe`` approved.
 """
 
 from __future__ import annotations
@@ -51,14 +50,15 @@ log = logging.getLogger(__name__)
 
 DEFAULT_RING_BYTES = 64 << 20
 MOST_BITMAP_BYTES = 16 << 20
-"""Of each of the two slots: 256 GiB of disks at 4 KiB a bit and as much for later; larger disks get coarser bits."""
+"""For each of the two slots: 256 GiB of disks at 4 KiB a bit and as much for later; larger disks get coarser bits."""
 _NO_RING = 1 << 16
 _SECTOR = 512
 
 
 @dataclass(frozen=True)
 class Status:
-    """How writes are kept now. ``since`` is CLOCK_MONOTONIC in ns; ``cause`` says why not in data mode."""
+    """How writes are recorded now. ``since`` is CLOCK_MONOTONIC in ns; ``cause`` is the reason for not being in data
+    mode."""
 
     mode: CaptureMode
     cause: Optional[Cause]
@@ -66,9 +66,9 @@ class Status:
     ring_used: int
     """Bytes of the ring that are not released yet."""
     untracked: int
-    """Writes too many to follow to their completion, since the start."""
+    """Writes that could not be followed to their completion because there were too many, since the start."""
     missed: int
-    """Runs of the queue hook that the kernel skipped; the accounts tell whether a write was among them."""
+    """Runs of the queue hook that the kernel skipped; the accounts show whether a write was among them."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Entry:
     position: int
     """Ring position: a write that is not in the ring from here on was submitted before data mode began."""
     switched: int
-    """By then (monotonic ns) the switch had taken hold on every processor."""
+    """By then (monotonic ns) the switch had taken effect on every processor."""
     generation: int
 
 
@@ -87,17 +87,17 @@ class Dirty:
     """What data mode starts from."""
 
     position: int
-    """Ring position: the blocks lie above all records before it, and below all from it on."""
+    """Ring position: the blocks are newer than all records before it, and older than all from it on."""
     blocks: Mapping[DiskNumber, Ranges]
-    """For every disk the 4 KiB blocks to copy, read any time from now, with O_DIRECT. What is read may be older than a
-    record from ``position`` on, of a write that is still in flight: it must not lie above that."""
+    """For every disk the 4 KiB blocks to copy, read at any time from now on, with O_DIRECT. The read data may be older
+    than a record from ``position`` on, of a write that is still in flight, so it must not be placed above that
+    record."""
 
 
 class Capture:
-    """The capture program, attached. A context manager; closing it ends capture.
+    """The attached capture program. A context manager; closing it ends capture.
 
-    ``drain`` belongs to one thread; everything else may be called from any.
-    """
+    ``drain`` belongs to one thread; everything else may be called from any."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class Capture:
         scratch: Optional[Path] = None,
         bitmap_only: bool = False,
     ) -> None:
-        """Begin in bitmap mode. ``ring_bytes`` is a power of two; ``scratch`` a folder on any disk to touch a file in.
+        """Begin in bitmap mode. ``ring_bytes`` is a power of two; ``scratch`` is a folder on any disk, in which a file
+        may be written.
 
-        ``bitmap_only``: with the program that has no data mode, for kernels that cannot run the other.
-        Raises Refused or Unsupported, with the remedy, where the kernel does not let us.
-        """
+        ``bitmap_only``: use the program without data mode, for kernels that cannot run the other. Raises Refused or
+        Unsupported, with the remedy, if the kernel does not allow it."""
         if ring_bytes & (ring_bytes - 1) or ring_bytes < 1 << 16:
             raise Refused(
                 "The ring's size must be a power of two, 64 KiB or more.", remedy="Set ring_bytes to 67108864."
@@ -149,7 +149,7 @@ class Capture:
         self.close()
 
     def close(self) -> None:
-        """End capture. Whoever asks how it stands afterwards is told WrongState."""
+        """End capture. Later calls that ask for its state raise WrongState."""
         with self._lock:
             self._closed = True
             self._program.close()
@@ -157,11 +157,10 @@ class Capture:
     # ---- the ring ----
 
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[RecordBatch]:
-        """Return the next records in ring order (dtype layout.RING_RECORD), None if there are none; release it when
+        """Return the next records in ring order (dtype layout.RING_RECORD), None if there are none; release them when
         done.
 
-        At most ``max_bytes`` of the ring, and nothing from ring position ``until`` on.
-        """
+        At most ``max_bytes`` of the ring, and nothing from ring position ``until`` on."""
         return self._program.ring.drain(max_bytes, until)
 
     @property
@@ -170,17 +169,17 @@ class Capture:
         return self._program.ring.size
 
     def position(self) -> int:
-        """Return the ring position now: every write submitted before the call, in data mode, lies before it."""
+        """Return the present ring position: every write submitted before the call, in data mode, is before it."""
         return self._program.ring.position()
 
     def drained(self) -> int:
-        """Return how far ``drain`` has come: a ring position."""
+        """Return the ring position up to which ``drain`` has read."""
         return self._program.ring.drained()
 
     # ---- modes ----
 
     def learn_page_layout(self) -> None:
-        """Have the program find where pages lie in memory, without which there is no data mode. Raises TryLater."""
+        """Let the program find where pages are in memory, without which there is no data mode. Raises TryLater."""
         with self._lock:
             self._learn_address()
 
@@ -205,15 +204,16 @@ class Capture:
             )
 
     def stop_data_mode(self) -> None:
-        """Go to bitmap mode on purpose. What is in the ring stays a valid prefix; no record comes after the return."""
+        """Switch to bitmap mode on purpose. The records in the ring remain a valid prefix; no record is added after the
+        return."""
         with self._lock:
             self._to_bitmap()
 
     def at_rest(self) -> bool:
-        """Wait, in bitmap mode, until no program run that began in data mode is left. Return False if data mode is on.
+        """Wait, in bitmap mode, until all program runs that began in data mode have ended. Return False if data mode is
+        on.
 
-        Until then such a run may add records, wherever the ring has been drained to, and they are not in the bitmap.
-        """
+        Until then such a run may add records, however far the ring has been drained, and they are not in the bitmap."""
         with self._lock:
             if self._program.in_data_mode():
                 return False
@@ -221,12 +221,11 @@ class Capture:
             return True
 
     def enter_data_mode(self) -> Entry:
-        """Switch to data mode. What lies below the entry's position is known once it is ``settled``.
+        """Switch to data mode. The blocks below the entry's position are known once it is ``settled``.
 
-        Drain the ring before: it must be half empty at least. May also be called in data mode, to begin a new epoch or
-        to heal blocks whose write failed. Raises TryLater, having changed nothing, if the ring is not drained or the
-        kernel's page layout is not known yet.
-        """
+        Drain the ring before: at least half of it must be empty. May also be called in data mode, to begin a new epoch
+        or to heal blocks whose write failed. Raises TryLater, without any change, if the ring is not drained or the
+        kernel's page layout is not known yet."""
         with self._lock:
             self._must_be_open()
             program, ring = self._program, self._program.ring
@@ -240,30 +239,27 @@ class Capture:
                     "The capture ring is not drained.", remedy="Drain and release its records, then try again."
                 )
             self._to_bitmap()
-            # No run is in data mode and none can get there: the ring stands still.
+            # No run is in data mode and none can begin: the ring does not change.
             position = ring.position()
             switched = self._exchange_slots(data=True)
             return Entry(position, switched, program.generation())
 
     def settled(self, entry: Entry, *, timeout: float = 30.0) -> Dirty:
-        """Return what has to be copied, once every write that was submitted before ``entry`` has ended.
+        """Return what must be copied, once every write that was submitted before ``entry`` has ended.
 
-        Call it again, as often as it takes, if it raises TryLater: writes have not ended within ``timeout`` seconds;
+        Call it again, as often as necessary, if it raises TryLater: writes have not ended within ``timeout`` seconds;
         the message names the oldest. However long they take, nothing is concluded from that. Raises WrongState if data
-        mode has ended since ``entry``: nothing is forgotten, and the next entry brings it.
-        """
+        mode has ended since ``entry``: nothing is lost, and the next entry returns it."""
         self._wait_ended(entry.switched, timeout, entry)
         with self._lock:
             self._must_be_at(entry)
             return Dirty(entry.position, self._take_pending())
 
     def begin_data_mode(self, *, timeout: float = 30.0) -> Dirty:
-        """Return ``enter_data_mode`` and ``settled`` in one, for whoever keeps no journal of what the ring gets
-        meanwhile.
+        """Do ``enter_data_mode`` and ``settled`` in one call, for a caller that keeps no journal of the ring meanwhile.
 
-        Raises TryLater, back in bitmap mode and with nothing forgotten, if earlier writes do not end within
-        ``timeout`` seconds. What the ring got until then belongs to no journal: drop it.
-        """
+        Raises TryLater, back in bitmap mode and without loss, if earlier writes do not end within ``timeout`` seconds.
+        The ring's records until then belong to no journal: drop them."""
         entry = self.enter_data_mode()
         try:
             return self.settled(entry, timeout=timeout)
@@ -272,12 +268,11 @@ class Capture:
             raise
 
     def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
-        """Return, in bitmap mode, the blocks of every disk that were written to since the last call, and those given
-        back.
+        """Return, in bitmap mode, the blocks of every disk that were written since the last call, and those given back.
 
-        When it returns, every write that it tells of has landed; those submitted since the call began may be told of
-        now or next time. Raises TryLater, with nothing forgotten, if writes do not complete within ``timeout`` seconds.
-        """
+        When it returns, every write in the result has reached its disk; writes submitted since the call began may be in
+        this result or in the next. Raises TryLater, without loss, if writes do not complete within ``timeout``
+        seconds."""
         with self._lock:
             if self._program.in_data_mode():
                 raise WrongState("Capture is in data mode.", remedy="Call stop_data_mode first.")
@@ -290,32 +285,29 @@ class Capture:
         """Return, in data mode, a ring position such that every write to sectors [first, end) before it has ended;
         None: one is in flight, or that is not known.
 
-        Read the sectors after the call: the bytes are those of any later ring position up to which no record touches
-        the sectors, if it was asked for after the reading and data mode has not ended.
-        """
+        Read the sectors after the call. Then the bytes are those of any later ring position that was requested after
+        the reading, if no record up to it touches the sectors and data mode has not ended."""
         with self._lock:
             watched = self._disks.get(number)
             position = self._program.ring.position()
             known = self._flights.knows_strangers(watched) and not self._flights.has_untracked()
             if not known or not self._program.in_data_mode():
                 return None
-            # A write whose record lies before the position was noted in the map before it got its record.
+            # A write whose record is before the position was entered in the map before it got its record.
             flights = self._flights.of(watched)
             begins = flights["sector"].astype(np.int64)
             ends = begins + flights["length"] // _SECTOR
             return None if ((begins < end) & (ends > first)).any() else position
 
     def give_back(self, dirty: Dirty) -> None:
-        """Give back blocks that were not copied after all: the next ``begin_data_mode`` returns them again."""
+        """Give back blocks that were not copied: the next ``begin_data_mode`` returns them again."""
         with self._lock:
             for number, ranges in dirty.blocks.items():
                 self._pending.setdefault(number, []).append(ranges)
 
     def pin(self, folder: Path) -> Document:
-        """Have bitmap mode go on without this process, pinned in ``folder``; how another one finds the dirty blocks.
-
-        Drain the ring before. Raises Refused, Unsupported.
-        """
+        """Let bitmap mode continue without this process, pinned in ``folder``; return how another process finds the
+        dirty blocks."""
         with self._lock:
             self._to_bitmap()
             self._program.pin(folder, MAPS if self._program.bitmap_only else (*MAPS, CHANGED_MAP))
@@ -398,7 +390,7 @@ class Capture:
             return 0 if self._program.bitmap_only else self._program.changed(number, chunk)
 
     def settle_changed(self, number: DiskNumber, chunks: npt.NDArray[np.int64], before: int) -> None:
-        """Note that these chunks equal their copy as of a reading that began at ``before`` (monotonic ns), so earlier
+        """Record that these chunks equal their copy as of a reading that began at ``before`` (monotonic ns), so earlier
         changes no longer explain a difference. Raises WrongState once the capture is closed."""
         with self._lock:
             self._must_be_open()
@@ -435,7 +427,7 @@ class Capture:
                     counted = keeps_stat(watched.disk.device)
                     stat = read_stat(watched.disk.device)
                     idle = driver_is_idle(watched.disk.device) and not self._flights.is_flying(number)
-                except NotFound:  # it was pulled out: there is nothing to compare with, and the others go on
+                except NotFound:  # it was pulled out: there is nothing to compare with, and the others continue
                     verdicts[number] = Verdict(State.UNSETTLED)
                     continue
                 recent = self._disks.counters(number)
@@ -452,7 +444,7 @@ class Capture:
     # ---- inside ----
 
     def _note_blindness(self, number: DiskNumber, disk: Disk, state: State) -> None:
-        """Log when it begins and when it ends, however short: what was written in between nobody has checked."""
+        """Log when the blindness begins and ends, however short it is: writes in between were not checked."""
         fields = {"disk": number, "name": disk.name}
         if state is State.BLIND and number not in self._blind:
             self._blind.add(number)
@@ -463,12 +455,12 @@ class Capture:
             log.warning("The kernel counts writes again; those before were not checked.", extra={"fields": fields})
 
     def _must_be_open(self) -> None:
-        """What libbpf would do with an object that is closed is crash."""
+        """Raise WrongState if it is closed: libbpf would crash on a closed object."""
         if self._closed:
             raise WrongState("The capture has ended.", remedy="Repeat the request once a new capture has begun.")
 
     def _to_bitmap(self) -> None:
-        """Bitmap mode, and no run in data mode left."""
+        """Switch to bitmap mode, and wait until no run in data mode is left."""
         program = self._program
         if program.in_data_mode():
             program.set_state(data=False, slot=program.slot(), generation=program.generation())
@@ -477,13 +469,14 @@ class Capture:
         grace_period()
 
     def _exchange_slots(self, *, data: bool) -> int:
-        """Name the other slot and the next generation, and keep what the old slot tells of. When that was done."""
+        """Switch to the other slot and the next generation, and keep the content of the old slot. Return when that was
+        done."""
         program = self._program
         slot = program.slot()
         program.set_state(data=data, slot=1 - slot, generation=program.generation() + 1)
         self._switched = time.monotonic_ns()
         grace_period()
-        # No run uses the old slot or the old generation any more: what is submitted from now on is in the new ones.
+        # No run uses the old slot or the old generation any longer: later writes are in the new ones.
         switched = time.monotonic_ns()
         for number, ranges in self._disks.collect(slot).items():
             self._pending.setdefault(number, []).append(ranges)
@@ -503,7 +496,7 @@ class Capture:
             raise WrongState("Data mode has ended in the meantime.", remedy="Enter it again.")
 
     def _wait_ended(self, before: int, timeout: float, entry: Optional[Entry] = None) -> None:
-        """Until every write that was submitted before ``before`` (monotonic ns) has ended. Raises TryLater."""
+        """Wait until every write that was submitted before ``before`` (monotonic ns) has ended. Raises TryLater."""
         deadline = time.monotonic() + timeout
         while True:
             with self._lock:
@@ -520,13 +513,13 @@ class Capture:
     # ---- page layout ----
 
     def _learn_address(self) -> None:
-        """Have the program find where a page's bytes lie; any write does if the kernel lists the symbols, else one
-        of a file system that uses buffer heads."""
+        """Let the program find where a page's bytes are. Any write is enough if the kernel lists the symbols; otherwise
+        it must be one of a file system that uses buffer heads."""
         control = self._program.control
         if not control.address and self._scratch is not None:
             _touch(self._scratch / ".farshore-touch")
         if not control.address:
-            # Not sync(2): it waits for every mount, for ever where an NFS server does not answer.
+            # Not sync(2): it waits for every mount, and for ever if an NFS server does not answer.
             for mount_point in buffered_mounts():
                 with contextlib.suppress(OSError):
                     sync_file_system(mount_point)
@@ -539,8 +532,8 @@ class Capture:
 
 
 def _touch(path: Path) -> None:
-    """Have a block written to the disk below. On a disk that is full or read-only nothing shows, as with any other
-    write that teaches nothing."""
+    """Write a block to the disk below. On a full or read-only disk this does nothing, as any other write that does not
+    help."""
     with contextlib.suppress(OSError):
         try:
             with path.open("wb", buffering=0) as file:

@@ -1,7 +1,7 @@
-"""The machine's whole disks, as sysfs describes them, and which of them the mounted file systems lie on.
+"""List the machine's whole disks, as sysfs describes them, and the disks below mounted file systems.
 
-Only the bottom of the stack is captured: writes to LVM, md and partitions arrive there. Reads /sys and /proc, opens
-no device.
+Only the bottom of the stack is captured: writes to LVM, md and partitions arrive there. Reads /sys and /proc, opens no
+device.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Disk:
     serial: str = ""
     wwid: str = ""
     sequence: int = 0
-    """The kernel's number of what is in this place: another disk in it has another one. 0: not told (before 5.15)."""
+    """The kernel's number of the disk in this place: another disk there has another number. 0: not reported (before
+    5.15)."""
     partitions: Tuple[Partition, ...] = ()
 
     @property
@@ -66,11 +67,10 @@ class Disk:
 
 
 def find_disks() -> List[Disk]:
-    """Return the disks of this machine that hold data of their own: no loop, RAM, network, device-mapper or md
-    devices."""
+    """Return the machine's disks that hold data of their own: no loop, RAM, network, device-mapper or md devices."""
     found: List[Disk] = []
     for place in sorted(SYS_BLOCK.iterdir()):
-        with contextlib.suppress(NotFound):  # it is just going
+        with contextlib.suppress(NotFound):  # it is being removed at this moment
             found.append(_read_disk(place))
     return [
         disk
@@ -121,8 +121,8 @@ def mounted_on() -> Dict[str, FrozenSet[str]]:
 
 
 def mounted_once() -> Dict[str, FrozenSet[str]]:
-    """Return the same as ``mounted_on``, with one mount point for each file system: the same one may be mounted in
-    several places, or, with btrfs, a part of it in each; but it can be frozen only once."""
+    """Return the same as ``mounted_on``, with one mount point for each file system. One file system may be mounted at
+    several places, or with btrfs in parts, but it can be frozen only once."""
     found = mounted_on()
     seen: Set[str] = set()
     for mount_point, superblock in _superblocks():
@@ -133,7 +133,7 @@ def mounted_once() -> Dict[str, FrozenSet[str]]:
 
 
 def buffered_mounts() -> List[Path]:
-    """Mount points of the kinds of file systems that write through buffer heads."""
+    """Return the mount points of those kinds of file systems that write through buffer heads."""
     found = []
     for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields = line.split()
@@ -143,7 +143,7 @@ def buffered_mounts() -> List[Path]:
 
 
 def _superblocks() -> Iterator[Tuple[str, str]]:
-    """Each mount point and the number of the file system there."""
+    """Yield each mount point and the device number of its file system."""
     for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields = line.split()
         yield fields[4].encode().decode("unicode_escape"), fields[2]
@@ -154,7 +154,7 @@ def _mounts() -> Iterator[Tuple[str, str]]:
         fields = line.split()
         source = fields[fields.index("-") + 2]
         device = fields[2]
-        if device.startswith("0:"):  # btrfs shows a number of its own
+        if device.startswith("0:"):  # btrfs shows a different device number
             device = _device_number(source)
         if device:
             yield fields[4].encode().decode("unicode_escape"), device
@@ -168,7 +168,7 @@ def _device_number(source: str) -> str:
 
 
 def _read_disk(place: Path) -> Disk:
-    """Raises NotFound for a disk that goes while it is looked at: attributes are missing then, or empty."""
+    """Return the disk. Raises NotFound if it is removed meanwhile: then attributes are missing or empty."""
     try:
         return _described(place)
     except (OSError, ValueError) as error:

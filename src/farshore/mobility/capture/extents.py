@@ -1,8 +1,8 @@
-"""Where on its whole disk a file or a swap area lies: what to leave out of the capture.
+"""Find where on its whole disk a file or a swap area is, so that it can be excluded from capture.
 
-A file's extents come from FIEMAP; only file systems whose FIEMAP speaks of device addresses (not btrfs), on layers that
-stacking.py sees through, can answer. An excluded file must not move: preallocate it, and take the exclusion back before
-deleting it, as its extents may become another file's.
+A file's extents come from FIEMAP. That works only for file systems whose FIEMAP returns device addresses (not btrfs),
+on layers that stacking.py can resolve. An excluded file must not move: preallocate it, and remove the exclusion before
+deleting it, because its extents may become another file's.
 """
 
 from __future__ import annotations
@@ -40,25 +40,23 @@ class SectorRange:
 
 
 Ranges = Dict[Disk, Tuple[SectorRange, ...]]
-"""By disk: sorted, and joined where they touch."""
+"""By disk: sorted, and joined if adjacent."""
 
 
 def file_ranges(path: Path, *, settle: bool = True) -> Ranges:
-    """Return the disks that a file lies on, several below a mirror, and its ranges there. ``settle``: have it written
+    """Return the disks that a file is on (several below a mirror), and its ranges there. ``settle``: write it to disk
     first.
 
-    Raises Unsupported where the file system or a layer below it hides the place, Refused if the file has parts that
-    have no place of their own.
-    """
+    Raises Unsupported if the file system or a layer below it hides the place, Refused if parts of the file have no
+    place of their own."""
     return _on_disks(_file_places(path, settle=settle))
 
 
 def swap_ranges() -> Ranges:
-    """Return the swap areas in use, without their first page: it holds the label by which a recovered machine finds
+    """Return the swap areas in use, without their first page, which holds the label by which a recovered machine finds
     them.
 
-    Areas that lie where ``file_ranges`` cannot follow are passed over: then they are captured like the rest.
-    """
+    Areas whose place ``file_ranges`` cannot find are omitted: they are captured like other data."""
     found: List[Place] = []
     for path in swap_areas():
         with contextlib.suppress(Unsupported, Refused, OSError):
@@ -67,22 +65,22 @@ def swap_ranges() -> Ranges:
 
 
 def swap_areas() -> List[Path]:
-    """Return the swap areas in use: block devices and files. Swap in compressed memory is none."""
+    """Return the swap areas in use: block devices and files. Swap in compressed memory is not included."""
     lines = SWAPS.read_text(encoding="utf-8").splitlines()[1:]
     paths = [Path(line.split()[0].encode().decode("unicode_escape")) for line in lines]
     return [path for path in paths if not path.name.startswith("zram")]
 
 
 def hidden_swaps() -> List[Tuple[Path, str]]:
-    """Return the swap areas that are captured like the rest, with the reason."""
+    """Return the swap areas that are captured like other data, with the reason."""
     found = []
     for path in swap_areas():
         try:
             _swap_places(path)
         except (Unsupported, Refused) as error:
             found.append((path, error.message))
-        except OSError as error:  # of another mount namespace, or deleted, or no swap area any more
-            found.append((path, f"{path} cannot be opened here ({error.strerror}), so where it lies is not known."))
+        except OSError as error:  # of another mount namespace, or deleted, or no longer a swap area
+            found.append((path, f"{path} cannot be opened here ({error.strerror}), so its place is not known."))
     return found
 
 
@@ -96,12 +94,12 @@ def _swap_places(path: Path) -> List[Place]:
 
 
 def _file_places(path: Path, without: int = 0, *, settle: bool = True) -> List[Place]:
-    """Where a file lies, less its first ``without`` bytes."""
+    """Return where a file is, except its first ``without`` bytes."""
     with path.open("rb") as file:
         number = os.fstat(file.fileno()).st_dev
         if os.major(number) == 0:
             raise Unsupported(
-                f"The file system of {path} does not report where a file lies on its disk.",
+                f"The file system of {path} does not report where a file is on its disk.",
                 remedy="Move the state directory to an ext4 or xfs file system.",
             )
         extents = _extents(file.fileno(), path, settle=settle)
@@ -145,7 +143,7 @@ def _extents(descriptor: int, path: Path, *, settle: bool = True) -> List[Tuple[
             fcntl.ioctl(descriptor, _FIEMAP, request)
         except OSError as error:
             raise Unsupported(
-                f"The file system of {path} does not report where a file lies on its disk: {error.strerror}.",
+                f"The file system of {path} does not report where a file is on its disk: {error.strerror}.",
                 remedy="Move the state directory to an ext4 or xfs file system.",
             ) from error
         count = _HEADER.unpack_from(request)[3]

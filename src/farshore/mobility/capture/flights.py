@@ -1,4 +1,5 @@
-"""Which writes may still be in flight: asked of the program's map and of the kernel, and never concluded by a clock."""
+"""Which writes may still be in flight, according to the program's map and the kernel; never concluded from elapsed
+time."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from farshore.model.identifiers import DiskNumber
 LOOK_EVERY = 0.002
 _IDLE_LOOKS = 3
 _STRANGER_NANOSECONDS = 5 * 10**9
-_ENDS = "The copy goes on by itself as soon as they are known to have ended."
+_ENDS = "The copy continues automatically as soon as they are known to have ended."
 
 
 class Flights:
@@ -30,14 +31,13 @@ class Flights:
         self._untracked_landed = 0
 
     def not_ended(self, before: int) -> Optional[TryLater]:
-        """Why some write that was submitted before ``before`` may still change a disk unnoticed; None: none can.
+        """Return why a write that was submitted before ``before`` may still change a disk unnoticed; None: none can.
 
-        The program's map of writes in flight is never short of one, a few apart for which there was no room. It may
-        hold one too many, as a completion can pass the hook by: the kernel is asked for an instant without any. How
-        long a write takes says nothing. Writes from before the hook was attached are not in the map. On most disks the
-        program falls back to the bitmap when one of them ends; on the others they are waited for too.
-        """
-        counted = int(self._program.control.untracked)  # before the disks are asked: of later ones nothing is known
+        The program's map of writes in flight lacks none, except a few for which there was no space. It may contain
+        extra ones, because a completion may bypass the hook: then the kernel is asked for a moment without any. The
+        duration of a write proves nothing. Writes from before the hook was attached are not in the map. On most disks
+        the program falls back to the bitmap when one of them ends; on the others they are waited for too."""
+        counted = int(self._program.control.untracked)  # before the disks are asked: nothing is known of later ones
         untracked = counted != self._untracked_landed
         for number, watched in self._disks.items():
             flights = self.of(watched)
@@ -48,7 +48,7 @@ class Flights:
             if self.is_quiet(number, watched):
                 continue
             return _in_flight(watched.disk, flights) if len(flights) else _never_idle(watched.disk)
-        if untracked:  # every disk was quiet since
+        if untracked:  # every disk has been quiet since
             self._untracked_landed = counted
         return None
 
@@ -56,17 +56,17 @@ class Flights:
         return int(self._program.control.untracked) != self._untracked_landed
 
     def knows_strangers(self, watched: Watched) -> bool:
-        """Whether a write that was submitted before we were attached cannot end unnoticed."""
+        """Return whether a write that was submitted before the hooks were attached cannot end unnoticed."""
         return watched.by_request or watched.ended_before >= watched.attached
 
     def _may_soon_end(self, watched: Watched) -> bool:
-        """Whether to wait for such writes, rather than fall back in a moment. Nothing else rests on it."""
+        """Return whether to wait for such writes, rather than fall back in a moment. Nothing else depends on this."""
         if watched.ended_before >= watched.attached:
             return False
         return time.monotonic_ns() < watched.attached + _STRANGER_NANOSECONDS
 
     def of(self, watched: Watched) -> npt.NDArray[Any]:
-        """Writes to a disk that have been submitted and are not known to have ended."""
+        """Return writes to a disk that have been submitted and are not known to have ended."""
         flights = self._program.flying()
         under_way: npt.NDArray[Any] = flights[
             (flights["index"] == watched.index) & (flights["time"] >= watched.ended_before)
@@ -74,17 +74,17 @@ class Flights:
         return under_way
 
     def is_flying(self, number: DiskNumber) -> bool:
-        """Whether a write may be under way that the driver has not got: in an I/O scheduler, or put back by SCSI."""
+        """Return whether a write may be in progress that the driver does not have: in an I/O scheduler, or put back by
+        SCSI."""
         watched = self._disks.get(number)
         return bool(len(self.of(watched))) and not self.is_quiet(number, watched)
 
     def is_quiet(self, number: DiskNumber, watched: Watched) -> bool:
-        """Ask the kernel for an instant at which every write to the disk has ended. Notes it if there is one.
+        """Ask the kernel for a moment at which every write to the disk has ended. Record it if there is one.
 
-        The driver must be seen idle again and again, with nothing submitted in between. A request may still be kept
-        from the driver, by an I/O scheduler, a preempted task's plug, SCSI's error recovery. Where the accounts are
-        exact they tell of it. Where they are not they are made exact here: what then lands shows as a gap.
-        """
+        The driver must be seen idle repeatedly, with nothing submitted in between. A request may still be held back
+        from the driver, by an I/O scheduler, a preempted task's plug or SCSI's error recovery. Exact accounts show
+        that. If they are not exact they are made exact here: later completions then show as a gap."""
         device = watched.disk.device
         try:
             if not driver_is_idle(device):
@@ -92,7 +92,7 @@ class Flights:
         except NotFound:
             pass
         asked = time.monotonic_ns()
-        # A run that began before may have lost its processor before it counted its write, or noted it in the map.
+        # A run that began before may have lost its processor before it counted its write, or entered it in the map.
         grace_period()
         first = self._disks.counters(number)
         try:
@@ -109,7 +109,7 @@ class Flights:
         if first.bios != last.bios or not all_counted(watched.ledger, stat, last):
             return False
         ledger, verdict = narrow(watched.ledger, Sample(last, stat, last, idle=True))
-        if verdict.state is State.OK:  # anything else the next account shows
+        if verdict.state is State.OK:  # the next account shows anything else
             self._disks.note(number, ledger, watched.undelivered)
         self._disks.note_ended(number, asked)
         return True

@@ -1,4 +1,4 @@
-"""Small facts of the running kernel that capture relies on: grace periods, clocks, a disk's own counts."""
+"""Read facts of the running kernel on which capture relies: grace periods, clocks, a disk's own counts."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ def has_grace_period() -> bool:
 
 
 def grace_period() -> None:
-    """Return once every run of a BPF program that was under way at the call has ended.
+    """Return once every run of a BPF program that was in progress at the call has ended.
 
-    membarrier's GLOBAL command is an RCU grace period, and tracing programs run inside RCU read-side sections.
-    Takes some milliseconds. Raises Unsupported where the kernel refuses it.
-    """
+    membarrier's GLOBAL command is an RCU grace period, and tracing programs run inside RCU read-side sections. Takes
+    some milliseconds. Raises Unsupported if the kernel refuses it."""
     if _LIBC.syscall(_MEMBARRIER[platform.machine()], _MEMBARRIER_GLOBAL, 0, 0) != 0:
         raise Unsupported(
             f"membarrier failed: {os.strerror(ctypes.get_errno())}.",
@@ -42,7 +41,7 @@ def grace_period() -> None:
 
 
 def sync_file_system(mount_point: Path) -> None:
-    """Write what one file system has in memory. Raises OSError."""
+    """Write one file system's cached data to disk. Raises OSError."""
     descriptor = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _LIBC.syncfs(descriptor) != 0:
@@ -52,8 +51,8 @@ def sync_file_system(mount_point: Path) -> None:
 
 
 def wall_clock_offset() -> int:
-    """Return the nanoseconds to add to a ring record's time to get Unix time; ask again now and then, as clocks are
-    set."""
+    """Return the nanoseconds to add to a ring record's time to get Unix time. Call it again now and then, because
+    clocks are set."""
     return time.time_ns() - time.monotonic_ns()
 
 
@@ -89,23 +88,24 @@ def lists_page_layout() -> bool:
 
 
 def works_on_requests(device: str) -> bool:
-    """Return whether the disk's driver takes requests (blk-mq); others are handed bios."""
+    """Return whether the disk's driver takes requests (blk-mq); other drivers get bios."""
     return Path(f"/sys/dev/block/{device}/mq").exists()
 
 
 def writes_in_flight(device: str) -> int:
-    """Write requests that the driver is working on now, as the kernel reports it. Raises NotFound if it is gone."""
+    """Return the number of write requests that the driver is processing now, according to the kernel. Raises NotFound
+    if the disk is gone."""
     return int(_attribute(device, "inflight").split()[1])
 
 
 def driver_is_idle(device: str) -> bool:
-    """Return whether the driver works on nothing at all. Writes alone do not tell: an I/O scheduler may hold them back
-    for seconds while it serves reads. With statistics off the kernel reports nothing. Raises NotFound."""
+    """Return whether the driver processes nothing at all. Writes alone are not enough: an I/O scheduler may hold them
+    back for seconds while it serves reads. With statistics off the kernel reports nothing. Raises NotFound."""
     return keeps_stat(device) and _attribute(device, "inflight").split() == ["0", "0"]
 
 
 def _attribute(device: str, name: str) -> str:
-    """A disk may be pulled out at any moment: the kernel drops its attributes then, also between two reads."""
+    """Read an attribute. A disk may be removed at any moment, even between two reads, and its attributes with it."""
     try:
         return Path(f"/sys/dev/block/{device}/{name}").read_text(encoding="ascii").strip()
     except OSError as error:

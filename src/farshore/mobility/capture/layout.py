@@ -1,4 +1,4 @@
-"""What the capture program and user space share, byte for byte: the twin of the structures in bpf/capture.bpf.c.
+"""The structures shared by the capture program and user space, byte for byte: the counterpart of bpf/capture.bpf.c.
 
 docs/decisions/2026-11-22-capture-layout.md explains the fields. A unit test compares sizes with the built object.
 """
@@ -64,7 +64,7 @@ class Cause(enum.IntEnum):
 
 
 class Protocol(enum.IntEnum):
-    """Of a command that was sent straight to a disk's driver."""
+    """The protocol of a command that was sent straight to a disk's driver."""
 
     UNKNOWN = 0
     SCSI = 1
@@ -130,13 +130,13 @@ FLIGHT: np.dtype[Any] = np.dtype(
         ("index", "<u2"),
         ("by_queue", "u1"),
         ("what", "u1"),
-        ("left", "<u8"),  # bytes that have not come to an end
+        ("left", "<u8"),  # bytes that have not completed
         ("page", "<u8"),
     ]
 )
 """A value of map ``flying``: a write submitted and not completed; the key is its address in the kernel."""
 PLACE: np.dtype[Any] = np.dtype([("bio", "<u8"), ("flight", FLIGHT), ("unused", "<u8", (2,))])
-"""An element of map ``places``: a flight as well, of the address ``bio``; nobody's where that is 0."""
+"""An element of map ``places``: also a write in flight, of the address ``bio``; unused if that is 0."""
 
 COUNTERS: np.dtype[Any] = np.dtype(
     [

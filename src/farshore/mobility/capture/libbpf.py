@@ -1,8 +1,8 @@
-"""libbpf through ctypes: only the calls that loading and driving the capture program takes.
+"""Call libbpf through ctypes: only the functions for loading and driving the capture program.
 
-The library is looked for in FARSHORE_LIBBPF, beside this package (``lib/``, where the push installation puts its own
-copy, so that the protected machine needs none), then on the system. Failures of the library become Unsupported or
-Refused here; nothing else of the agent knows it is ctypes below.
+The library is searched in FARSHORE_LIBBPF, beside this package (``lib/``, where the push installation puts its own
+copy, so the protected machine needs none), then on the system. Failures of the library become Unsupported or Refused
+here; the rest of the agent does not know ctypes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from farshore.model.errors import FarshoreError, Refused, Unsupported
 
 BUNDLED = Path(__file__).parent / "lib"
 SYSTEM_NAMES = ("libbpf.so.1", "libbpf.so.0")
-NEEDED = ("libz.so.1", "libzstd.so.1", "libelf.so.1")  # in this order: the last needs the others
+NEEDED = ("libz.so.1", "libzstd.so.1", "libelf.so.1")  # in this order: the last one needs the others
 HELPER_LOOP = 181
 PROGRAM_TRACING = 26
 _STRICT_ALL = 0xFFFFFFFF
@@ -58,7 +58,7 @@ _SIGNATURES = {
     "libbpf_set_print": (ctypes.c_void_p, (_PRINT,)),
 }
 
-# libbpf has one printer for the process and holds a bare pointer to it, whatever becomes of the Library that set it.
+# libbpf has one printer for the process and keeps a bare pointer to it, even after the Library that set it is gone.
 _printers: List[Any] = []
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.vsnprintf.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
@@ -84,7 +84,7 @@ class Library:
             function = getattr(self._c, name)
             function.restype, function.argtypes = result, arguments
         strict = getattr(self._c, "libbpf_set_strict_mode", None)
-        if strict is not None:  # version 0: have it return errors as version 1 does
+        if strict is not None:  # version 0: make it return errors as version 1 does
             strict(ctypes.c_uint(_STRICT_ALL))
         self.lines: List[str] = []
         self._print = _PRINT(self._keep_line)
@@ -104,7 +104,7 @@ class Library:
         return None if found < 0 else found > 0
 
     def error(self, doing: str) -> FarshoreError:
-        """Return the error to raise after a call failed, made of errno and of what libbpf printed."""
+        """Return the error to raise after a call failed, from errno and libbpf's output."""
         code = ctypes.get_errno()
         printed = " | ".join(line for line in self.lines[-_KEPT_LINES:] if line)
         message = f"{doing} failed: {os.strerror(code)}." + (f" libbpf says: {printed[-1500:]}" if printed else "")
@@ -140,7 +140,7 @@ def _load(path: Optional[str]) -> Any:
             if Path(candidate).parent == BUNDLED:
                 _preload(BUNDLED)
             return candidate, ctypes.CDLL(candidate, use_errno=True)
-        except OSError as error:  # a bundled one may have been built for a newer C library: the system's own will do
+        except OSError as error:  # a bundled one may have been built for a newer C library: the system's own works then
             refused.append(str(error))
     raise Unsupported(
         f"No libbpf could be loaded (looked for {', '.join(candidates)}){''.join(f'; {why}' for why in refused)}.",
@@ -150,7 +150,7 @@ def _load(path: Optional[str]) -> Any:
 
 
 def _preload(folder: Path) -> None:
-    """Load what a bundled libbpf needs, so that the loader does not look for it on the system."""
+    """Load the libraries that a bundled libbpf needs, so that the loader does not search the system for them."""
     for name in NEEDED:
         if (folder / name).exists():
             ctypes.CDLL(str(folder / name))

@@ -1,9 +1,9 @@
-"""A capture that goes on without its process: pinned in bpffs while one agent gives way to the next.
+"""A capture that continues without its process: pinned in bpffs while one agent replaces another.
 
-The old agent leaves bitmap mode running, so whatever is written meanwhile is noted. The new one attaches a program of
-its own, waits until no run of the old program can be under way that the new one has not seen too, and reads the old
-bitmap: together they hold every write since the hand-over. Nothing but the bitmap is taken over, and where its bits lie
-is told by the old agent (``Document``), so the two may be of different releases.
+The old agent leaves bitmap mode running, so all writes meanwhile are noted. The new one attaches its own program, waits
+until every run of the old program is also seen by the new one, and reads the old bitmap: together they hold every write
+since the hand-over. Only the bitmap is taken over, and the old agent describes where its bits are (``Document``), so
+the two may be of different releases.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from farshore.model.identifiers import DiskNumber, MachineId
 BPFFS = Path("/sys/fs/bpf")
 MAPS = ("bitmap", "control")
 CHANGED_MAP = "changed"
-"""The map of blocks that changed in flight; a release before it, and a program without data mode, pin none."""
+"""The map of blocks that changed in flight; earlier releases, and a program without data mode, pin none."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -44,7 +44,7 @@ def pin_folder_of(machine: MachineId) -> Path:
 
 
 def make_pin_folder(folder: Path) -> None:
-    """Make it anew, empty. Raises Unsupported if the kernel has no bpffs to mount."""
+    """Create the folder anew, empty. Raises Unsupported if the kernel has no bpffs to mount."""
     if not any(line.split(" - ")[1].startswith("bpf ") for line in _mounts_at(BPFFS)):
         BPFFS.mkdir(parents=True, exist_ok=True)
         if _LIBC.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) != 0:
@@ -55,7 +55,7 @@ def make_pin_folder(folder: Path) -> None:
 
 
 def unpin(folder: Path) -> None:
-    """End what is pinned there; harmless where nothing is."""
+    """End what is pinned there; does nothing if nothing is."""
     with contextlib.suppress(FileNotFoundError):
         for pin in list(folder.iterdir()):
             pin.unlink()
@@ -63,10 +63,9 @@ def unpin(folder: Path) -> None:
 
 
 def harvest(document: Document) -> Dict[DiskNumber, Ranges]:
-    """Return the dirty blocks of a pinned capture; call it once one's own program is attached. The pins stay.
+    """Return the dirty blocks of a pinned capture; call it once your own program is attached. The pins remain.
 
-    Raises NotFound where the pins are gone, Unsupported.
-    """
+    Raises NotFound if the pins are gone, Unsupported."""
     library = Library()
     folder = Path(document["folder"])
     words_in_slot = int(document["slot_words"])
@@ -93,10 +92,9 @@ def harvest(document: Document) -> Dict[DiskNumber, Ranges]:
 
 
 def changed_before(document: Document) -> Changed:
-    """Return what a pinned capture knows of blocks that changed in flight; nothing, where it did not note them.
+    """Return the blocks of a pinned capture that changed in flight; nothing, if it did not note them.
 
-    Raises Refused, Unsupported.
-    """
+    Raises Refused, Unsupported."""
     path = Path(document["folder"]) / CHANGED_MAP
     if not path.exists():
         return np.zeros(0, CHANGED)
@@ -114,7 +112,9 @@ def changed_before(document: Document) -> Changed:
 def _mapped(library: Library, path: Path, size: int) -> Any:
     descriptor = library.bpf_obj_get(str(path).encode())
     if descriptor < 0:
-        raise NotFound(f"The pinned capture is gone: {path} cannot be opened.", remedy="The machine resyncs by itself.")
+        raise NotFound(
+            f"The pinned capture is gone: {path} cannot be opened.", remedy="The machine resyncs automatically."
+        )
     try:
         pages = mmap.mmap(descriptor, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, prot=mmap.PROT_READ)
     finally:

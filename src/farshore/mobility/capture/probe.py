@@ -1,6 +1,6 @@
-"""What this kernel lets the mobility service do: data mode, only the bitmap, or only scanning; and why not better.
+"""Find out what this kernel allows: data mode, only the bitmap, or only scanning; and why not better.
 
-The proof is to load the capture program, attaching nothing. The answer lists each obstacle with its remedy, for
+The test is to load the capture program without attaching it. The result lists each obstacle with its remedy, for
 ``farshore machine check``.
 """
 
@@ -41,7 +41,7 @@ class Ability:
 
 
 def probe() -> Ability:
-    """Try. Needs root for a true answer; without it the answer is SCAN and says so."""
+    """Test the kernel. Needs root for a true answer; without it the answer is SCAN and says so."""
     obstacles = _plain_obstacles()
     if obstacles:
         return Ability(CaptureMode.SCAN, tuple(obstacles))
@@ -94,7 +94,7 @@ def _loading_obstacle() -> Optional[Obstacle]:
 
 
 def _refusal(object_path: Path) -> Optional[Obstacle]:
-    """Why the kernel does not take this program, or None if it does."""
+    """Return why the kernel does not accept this program, or None if it does."""
     try:
         Program(ring_bytes=_SMALL_RING, slot_words=_SMALL_SLOT, object_path=object_path).close()
     except FarshoreError as error:

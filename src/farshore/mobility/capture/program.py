@@ -1,7 +1,7 @@
 """The capture program in the kernel: load, attach, its maps as Python values.
 
-Mechanism only: what to do with modes, slots and disks is decided in capture.py. Needs root. Every failure of the kernel
-or of libbpf is raised as Refused or Unsupported with what libbpf printed.
+Mechanism only: capture.py decides about modes, slots and disks. Needs root. Every failure of the kernel or of libbpf is
+raised as Refused or Unsupported with libbpf's output.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_changed(library: Library, descriptor: int) -> Changed:
         ctypes.byref(count),
         None,
     )
-    if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
+    if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: end of the map
         raise library.error("Reading map changed")
     found = np.zeros(count.value, CHANGED)
     found["key"] = np.frombuffer(keys, np.uint64, count.value)
@@ -125,14 +125,14 @@ class Program:
         self.ring = Ring(self._descriptors["ring"], ring_bytes)
         self._places_pages = mmap.mmap(self._descriptors["places"], PLACE.itemsize * MAX_PLACES, prot=mmap.PROT_READ)
         self._places: npt.NDArray[Any] = np.frombuffer(self._places_pages, PLACE)["flight"]
-        # Kept, as they are megabytes; whoever calls flying holds Capture's lock.
+        # Kept, because they are megabytes; the caller of flying holds Capture's lock.
         self._flying_keys = (ctypes.c_uint64 * MAX_FLYING)()
         self._flying_values = mmap.mmap(-1, FLIGHT.itemsize * MAX_FLYING)
         self._processors = int(self.library.libbpf_num_possible_cpus())
 
     def attach(self) -> None:
         """Begin to see writes. Raises if the kernel lacks a hook."""
-        # The completion hooks first, so that no write is seen going and not coming back.
+        # The completion hooks first, so that no write is seen at submission without being seen at completion.
         for name in (*COMPLETION_HOOKS, *self.taking_hooks):
             self._attach(name)
         if not self.bitmap_only:
@@ -140,20 +140,21 @@ class Program:
 
     @property
     def taking_hooks(self) -> Tuple[str, ...]:
-        """The hooks that take writes down."""
+        """The hooks that record writes."""
         return (QUEUE_HOOK,) if self.bitmap_only else (*REQUEST_HOOKS, QUEUE_HOOK)
 
     def stop_learning(self) -> None:
-        """Detach the hook that learns where pages lie in memory: it is of no use once that is known."""
+        """Detach the hook that learns where pages are in memory: it is useless once that is known."""
         self._detach(LEARNING_HOOK)
 
     def detach(self) -> None:
-        """See nothing any more. The maps stay."""
+        """Stop seeing writes. The maps remain."""
         for name in list(self._links):
             self._detach(name)
 
     def pin(self, folder: Path, maps: Sequence[str]) -> None:
-        """Have the attached hooks and these maps live on in a folder of bpffs. Raises Refused, Unsupported."""
+        """Pin the attached hooks and these maps in a folder of bpffs, so that they outlive the process. Raises Refused,
+        Unsupported."""
         for name, link in self._links.items():
             if self.library.bpf_link__pin(link, str(folder / name).encode()) != 0:
                 raise self.library.error(f"Pinning {name}")
@@ -191,7 +192,7 @@ class Program:
         return int(self.control.state) >> STATE_GENERATION_SHIFT
 
     def set_state(self, *, data: bool, slot: int, generation: int) -> None:
-        """Set the state word in one store, so that a program run sees all of the change or none of it."""
+        """Set the state word in one store, so that a program run sees the whole change or none of it."""
         self.control.state = (
             (STATE_DATA if data else 0) | (STATE_SLOT if slot else 0) | generation << STATE_GENERATION_SHIFT
         )
@@ -199,13 +200,13 @@ class Program:
     # ---- maps ----
 
     def put_disk(self, device: int, entry: DiskEntry) -> None:
-        """Watch a disk, or replace what is known of it, at once for each program run."""
+        """Watch a disk, or replace its entry, atomically for each program run."""
         if not entry.by_request:
             self.control.queued = 1  # before there is an entry for which it matters
         self._update("disks", ctypes.c_uint64(device), entry)
 
     def remove_disk(self, device: int) -> None:
-        """Watch it no more; unknown disks are passed over."""
+        """Stop watching it; unknown disks are ignored."""
         self.library.bpf_map_delete_elem(self._descriptors["disks"], ctypes.byref(ctypes.c_uint64(device)))
 
     def put_exclusion(self, index: int, start: int, end: int) -> None:
@@ -213,7 +214,7 @@ class Program:
         self._update("excluded", ctypes.c_uint32(index), ExclusionEntry(start, end))
 
     def counters(self, index: int) -> npt.NDArray[Any]:
-        """Return one record of dtype COUNTERS: the sums over all processors, each at least as new as the call."""
+        """Return one record of dtype COUNTERS: the sums over all processors, each at least as recent as the call."""
         per_processor = np.frombuffer(self._lookup("counters", index, COUNTERS.itemsize), COUNTERS)
         total = np.zeros((), COUNTERS)
         for name in COUNTERS.names or ():
@@ -226,9 +227,11 @@ class Program:
         self._update("counters", ctypes.c_uint32(index), empty)
 
     def flying(self) -> npt.NDArray[Any]:
-        """Return writes submitted and not yet completed (dtype FLIGHT): every one that is so throughout the call."""
+        """Return writes submitted and not yet completed (dtype FLIGHT): every one that is in flight throughout the
+        call."""
         placed = self._places[self._places["left"] > 0]  # a copy
-        # Asked for after the places were read: who finds a place taken is counted before he is in the other map.
+        # Requested after the places were read: a write that finds a place in use is counted before it is in the other
+        # map.
         return np.concatenate((placed, self._displaced())) if self.control.displaced else placed
 
     def _displaced(self) -> npt.NDArray[Any]:
@@ -243,7 +246,7 @@ class Program:
             ctypes.byref(count),
             None,
         )
-        if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
+        if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: end of the map
             raise self.library.error("Reading map flying")
         flights: npt.NDArray[Any] = np.frombuffer(self._flying_values, FLIGHT, count.value)
         return flights[flights["left"] > 0]  # a copy
@@ -255,7 +258,7 @@ class Program:
         return 0 if found is None else int(found["blocks"])
 
     def settle_changed(self, disk: int, chunks: npt.NDArray[np.int64], before: int) -> None:
-        """Forget what changed in these chunks before then (CLOCK_MONOTONIC, ns)."""
+        """Drop changes in these chunks from before then (CLOCK_MONOTONIC, ns)."""
         for chunk in chunks.tolist() if self.control.changed else ():
             key = ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk)
             found = self._changes(key)
@@ -263,7 +266,7 @@ class Program:
                 self.library.bpf_map_delete_elem(self._descriptors["changed"], ctypes.byref(key))
 
     def put_changed(self, changed: Changed) -> None:
-        """Add what another program knew."""
+        """Add the entries of another program."""
         for key, blocks, time in changed.tolist():
             word = ctypes.c_uint64(key)
             known = self._changes(word)
@@ -285,12 +288,12 @@ class Program:
         return None
 
     def missed(self) -> int:
-        """Return the number of runs that the kernel left out of the hooks that record writes, as they would have
-        interrupted another."""
+        """Return the number of runs of the recording hooks that the kernel skipped, because they would have interrupted
+        another run."""
         return sum(int(self.info(name).recursion_misses) for name in self.taking_hooks)
 
     def info(self, name: str) -> ProgramInfo:
-        """Return what the kernel tells of a hook."""
+        """Return the kernel's information about a hook."""
         program = self._program(name)
         info = ProgramInfo()
         size = ctypes.c_uint32(ctypes.sizeof(info))

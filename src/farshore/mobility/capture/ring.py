@@ -1,7 +1,7 @@
-"""The capture ring as numpy arrays: a view of the kernel's memory, no copy, no Python per record.
+"""The capture ring as numpy arrays: a view of the kernel's memory, without copies, without Python code per record.
 
-The kernel maps the ring's data twice in a row, so a record that wraps is in one piece all the same; of the second
-mapping we take no more than that, as each page would count twice in our resident memory. All records have one size
+The kernel maps the ring's data twice in a row, so a record that wraps is contiguous. Of the second mapping we use no
+more than that, because each page would count twice in our resident memory. All records have one size
 (layout.RING_RECORD). Positions are the ring's own byte counters: they only grow.
 """
 
@@ -34,11 +34,11 @@ class RecordBatch:
         self.start = start
         """Ring position of the first record."""
         self.end = start + records.nbytes
-        """Ring position behind the last record."""
+        """Ring position after the last record."""
         self._ring = ring
 
     def release(self) -> None:
-        """Give the space back to the kernel. Batches are released in the order in which they were drained."""
+        """Return the space to the kernel. Batches are released in the order in which they were drained."""
         self.records = self.records[:0]
         self._ring.release(self.end)
 
@@ -56,14 +56,14 @@ class Ring:
         self._data: npt.NDArray[np.uint8] = np.frombuffer(self._shared, np.uint8, size + _WRAP, _PAGE)
         self._lock = threading.Lock()
         self._delivered: Dict[int, int] = {}
-        self._read = self._consumer.value  # everything before it has been drained, though maybe not released
+        self._read = self._consumer.value  # everything before it has been drained, though perhaps not released
 
     def position(self) -> int:
-        """Return how far the kernel has written: records reserved up to now end here or before."""
+        """Return the position up to which the kernel has written: records reserved by now end here or before."""
         return int(self._producer[0])
 
     def drained(self) -> int:
-        """Return how far ``drain`` has come."""
+        """Return the position up to which ``drain`` has read."""
         return self._read
 
     def used(self) -> int:
@@ -84,8 +84,8 @@ class Ring:
                 offset = self._read & (self.size - 1)
                 count = min(count, -(-(self.size - offset) // RING_RECORD_BYTES))  # up to the one that wraps
                 records = self._data[offset : offset + count * RING_RECORD_BYTES].view(RING_RECORD)
-                # Read once, into memory of ours: the kernel may complete a record at any moment, and one that was
-                # being written must not look like one taken back when it is looked at again.
+                # Read once, into our own memory: the kernel may complete a record at any moment, and one that was being
+                # written must not look like a discarded one at the next look.
                 flags = records["header"] & np.uint32(RING_HEADER_BUSY | RING_HEADER_DISCARDED)
                 odd = np.flatnonzero(flags)
                 if not len(odd):
@@ -94,14 +94,15 @@ class Ring:
                     return self._batch(records[: odd[0]])
                 if int(flags[0]) & RING_HEADER_BUSY:
                     return None
-                # The program took this record back: its page could not be read. It counts for nothing.
+                # The program discarded this record: its page could not be read. It is ignored.
                 if self._consumer.value == self._read:
                     self._consumer.value += RING_RECORD_BYTES
                 self._read += RING_RECORD_BYTES
 
     def _batch(self, records: npt.NDArray[Any]) -> RecordBatch:
         batch = RecordBatch(self, records, self._read)
-        # In one pass, as each record is a cache line that is not there yet. Doubles: exact below 2^53 bytes.
+        # In one pass, because each record is a cache line that is not in the cache yet. Doubles: exact below 2^53
+        # bytes.
         lengths = np.bincount(records["disk"], weights=records["length"])
         for disk in np.flatnonzero(lengths).tolist():
             self._delivered[disk] = self._delivered.get(disk, 0) + int(lengths[disk])

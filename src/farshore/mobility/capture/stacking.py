@@ -1,7 +1,6 @@
-"""From a range of a block device down to the whole disks that it lies on: through partitions, LVM's linear volumes and
-md's mirrors, where that is exact. Everything else (stripes, parity, snapshots, encryption, multipath) is refused: a
-range that was left out of the capture by mistake would be lost.
-"""
+"""Resolve a range of a block device to the whole disks below it: through partitions, LVM's linear volumes and md's
+mirrors, where that is exact. Everything else (stripes, parity, snapshots, encryption, multipath) is refused, because a
+range that was excluded by mistake would be lost."""
 
 from __future__ import annotations
 
@@ -46,11 +45,9 @@ class Target:
 
 
 def places_below(device: str, start: int, length: int) -> List[Place]:
-    """Return where bytes [start, start + length) of "major:minor" lie, in that order, a mirror's several places
-    together.
+    """Return where bytes [start, start + length) of "major:minor" are, in that order; the places of a mirror together.
 
-    Raises Unsupported where a layer hides it.
-    """
+    Raises Unsupported if a layer hides them."""
     place = (SYS_DEVICES / device).resolve()
     if (place / "partition").exists():
         offset = int((place / "start").read_text(encoding="ascii")) * SECTOR
@@ -65,7 +62,7 @@ def places_below(device: str, start: int, length: int) -> List[Place]:
 
 
 def _below_mapper(place: Path, device: str, start: int, length: int) -> List[Place]:
-    # Not even looked at otherwise: the table of an encrypted volume holds its key.
+    # Read only for LVM: the table of an encrypted volume contains its key.
     if not (place / "dm" / "uuid").read_text(encoding="ascii").startswith("LVM-"):
         raise Unsupported(f"{place.name} is a device-mapper device that does not belong to LVM.", remedy=_REMEDY)
     found: List[Place] = []
@@ -95,7 +92,7 @@ def _below_mirror(place: Path, start: int, length: int) -> List[Place]:
 
 
 def read_table(device: str) -> List[Target]:
-    """Return the device-mapper table of "major:minor". Raises Unsupported if the kernel does not tell."""
+    """Return the device-mapper table of "major:minor". Raises Unsupported if the kernel does not return it."""
     major, minor = map(int, device.split(":"))
     number = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
     size = 1 << 14

@@ -1,7 +1,7 @@
 """The disks that the capture program watches: their places in its maps, and their dirty blocks.
 
-Keeps the program's disk entries, the bitmap areas and the exclusions in step. Every change reaches the program as one
-replaced map element, followed by a grace period before anything that the old element pointed to is used again.
+Keeps the program's disk entries, the bitmap areas and the exclusions consistent. Every change reaches the program as
+one replaced map element. A grace period follows before anything that the old element referred to is used again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class Watched:
-    """One disk; ``retired`` are areas that it outgrew and whose bits have not been collected yet."""
+    """One disk; ``retired`` are areas that became too small and whose bits have not been collected yet."""
 
     disk: Disk
     index: int
@@ -50,9 +50,10 @@ class Watched:
     undelivered: int = 0
     """Bytes of records that are known never to have come out of the ring."""
     attached: int = 0
-    """When the program had begun to see the disk's writes (monotonic ns): those of before are not in its maps."""
+    """When the program had begun to see the disk's writes (monotonic ns): earlier ones are not in its maps."""
     ended_before: int = 0
-    """Every write to the disk that was submitted before (monotonic ns) has ended, as the kernel said; 0: not asked."""
+    """Every write to the disk that was submitted before this moment (monotonic ns) has ended, according to the kernel;
+    0: not asked."""
     delivered_before: int = 0
     """Bytes that the ring had delivered under this number before the disk was added."""
 
@@ -76,16 +77,15 @@ class WatchedDisks:
             raise NotFound(f"Disk {number} is not captured.", remedy="Add the disk first.") from None
 
     def add_first(self, disks: Mapping[DiskNumber, Disk]) -> None:
-        """Watch these, sharing the bitmap fairly."""
+        """Watch these disks, sharing the bitmap fairly."""
         shift = shift_for([disk.sectors for disk in disks.values()], self._program.slot_words)
         for number, disk in disks.items():
             self.add(number, disk, shift)
 
     def add(self, number: DiskNumber, disk: Disk, shift: int = SMALLEST_SHIFT) -> None:
-        """Watch a disk from now on, a bit of the bitmap standing for 2**shift sectors at least.
+        """Watch a disk from now on; a bit of the bitmap stands for at least 2**shift sectors.
 
-        Raises Refused if it, or its number, is watched already or there are too many.
-        """
+        Raises Refused if it, or its number, is watched already or there are too many."""
         if number in self._disks or any(one.disk.device == disk.device for one in self._disks.values()):
             raise Refused(f"Disk {disk.name} ({number}) is captured already.", remedy="Remove it first.")
         free = set(range(MAX_DISKS)) - {one.index for one in self._disks.values()}
@@ -114,21 +114,21 @@ class WatchedDisks:
         self._publish(number)
 
     def remove(self, number: DiskNumber) -> None:
-        """Watch it no more, and forget its dirty blocks."""
+        """Stop watching it, and drop its dirty blocks."""
         watched = self.get(number)
         self._program.remove_disk(_key(watched.disk))
         grace_period()
         for slot in self._program.slots:
             for area in (watched.area, *watched.retired):
                 slot[area.first_word : area.first_word + area.words] = 0
-        # Not in the slot in use: the program may set another disk's bit in between. There a bit that is left says of
-        # a disk that takes the place that it is wholly dirty, as a disk that is added is anyway.
+        # Not in the slot in use, because the program may set another disk's bit in between. A bit that remains there
+        # marks the next disk in this place as completely dirty, which an added disk is anyway.
         self._program.control.whole[1 - self._program.slot()] &= ~(1 << watched.index)
         del self._disks[number]
         self._note_namespaces()
 
     def exclude(self, number: DiskNumber, ranges: Sequence[SectorRange]) -> None:
-        """Leave out exactly these sorted, disjoint ranges of the disk from now on."""
+        """Exclude exactly these sorted, disjoint ranges of the disk from now on."""
         watched = self.get(number)
         span = _Span(self._free_exclusions(len(ranges)), len(ranges))
         for i, one in enumerate(ranges):
@@ -160,7 +160,7 @@ class WatchedDisks:
         return Counters(**{name: int(record[name]) for name in COUNTERS.names or ()})
 
     def collect(self, slot: int) -> Mapping[DiskNumber, Ranges]:
-        """Return the dirty blocks in a slot that no program run uses any more; the slot is clear afterwards."""
+        """Return the dirty blocks in a slot that no program run uses any longer; the slot is clear afterwards."""
         words = self._program.slots[slot]
         whole = int(self._program.control.whole[slot])
         found: Dict[DiskNumber, Ranges] = {}
@@ -195,7 +195,8 @@ class WatchedDisks:
         grace_period()
 
     def _note_namespaces(self) -> None:
-        """Commands to an NVMe controller, and to the paths of its namespaces, name no disk that is watched."""
+        """Note the namespaces: commands to an NVMe controller, and to the paths of its namespaces, name no watched
+        disk."""
         nvme = {1 << one.index: one.disk.device for one in self._disks.values() if one.disk.name.startswith("nvme")}
         self._program.control.nvme = sum(nvme)
         self._program.control.by_paths = sum(bit for bit, device in nvme.items() if not works_on_requests(device))

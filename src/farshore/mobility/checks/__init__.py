@@ -1,7 +1,7 @@
-"""What this machine lacks, and what of it cannot be captured: one finding for each thing looked at, with its remedy.
+"""Check what this machine lacks, and what of it cannot be captured: one finding for each subject, with its remedy.
 
-``look_around`` is the way in; ``farshore-mobility check`` and the heartbeat show what it finds. A check reads sysfs,
-/proc and the clock; it changes nothing.
+``look_around`` is the entry point; ``farshore-mobility check`` and the heartbeat show its findings. A check reads
+sysfs, /proc and the clock; it changes nothing.
 """
 
 from __future__ import annotations

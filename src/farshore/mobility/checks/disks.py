@@ -1,4 +1,4 @@
-"""The disks: how each is attached, and which ways of writing to it pass the capture by."""
+"""Check the disks: how each is attached, and which ways of writing to it bypass the capture."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def check_disks(disks: Sequence[Disk]) -> Iterator[Finding]:
     for disk in disks:
         found = list(_check_disk(disk))
         kind = transport(disk)
-        yield from found or [fine(f"disk {disk.name}", f"Attached by {kind}." if kind else "Nothing is in the way.")]
+        yield from found or [fine(f"disk {disk.name}", f"Attached by {kind}." if kind else "No problem was found.")]
     yield from _same_disk_twice(disks)
     for place in sorted(SYS_BLOCK.iterdir()):
         if place.name.startswith(NETWORK) and _text(place / "size") not in ("", "0"):
             yield warning(
                 f"disk {place.name}",
-                "A network block device: it is not protected, as its data lies on another machine.",
+                "A network block device: it is not protected, because its data is on another machine.",
                 "Protect the machine that has the data, or name the device with --disk.",
             )
 
 
 def check_named(given: Sequence[Path]) -> Iterator[Finding]:
-    """Yield a finding for each path of ``--disk`` where no disk is."""
+    """Yield a finding for each path of ``--disk`` without a disk."""
     for path in given:
         if present(path) is None:
             yield error(
                 f"disk {path}",
-                "It was named with --disk and is not there, so it is not protected now.",
+                "It was named with --disk but is missing, so it is not protected now.",
                 "Attach it again, or start the agent without it.",
             )
 
 
 def transport(disk: Disk) -> str:
-    """Return how a disk is attached, as far as sysfs tells; empty if it does not."""
+    """Return how a disk is attached, according to sysfs; empty if that is not known."""
     place = _place(disk)
     path = str(place)
     if "/session" in path:
@@ -66,8 +66,8 @@ def _check_disk(disk: Disk) -> Iterator[Finding]:
     if transport(disk) == "iSCSI" or _fabric(place):
         yield warning(
             subject,
-            f"It is attached by {transport(disk)}: its data lies on a storage system, where others may write to it.",
-            "What this machine writes is captured. See that nobody else writes to it, or exclude it.",
+            f"It is attached by {transport(disk)}: its data is on a storage system, where others may write to it.",
+            "This machine's writes are captured. Make sure that nobody else writes to it, or exclude it.",
         )
     if _text(place / "removable") == "1" or transport(disk) == "USB":
         yield warning(subject, "It can be removed.", "Exclude it if it does not belong to the machine.")
@@ -88,16 +88,16 @@ def _check_disk(disk: Disk) -> Iterator[Finding]:
         yield warning(
             subject,
             "Its driver takes no requests (as NVMe multipath): each write that is refused (RWF_NOWAIT) costs a heal.",
-            "Nothing, if nothing writes to it so; with one path only, boot with nvme_core.multipath=N.",
+            "No action is needed if no program writes this way. With one path only, boot with nvme_core.multipath=N.",
         )
     if _text(place / "queue" / "iostats") == "0":
         yield warning(
             subject,
-            "The kernel's statistics of it are switched off, so writes that escape the capture would not show.",
+            "Its kernel statistics are switched off, so writes that escape the capture would not be noticed.",
             f"Switch them on: echo 1 > {place}/queue/iostats",
         )
     if (place / "device" / "scsi_generic").exists():
-        told = "A command sent straight to it (SG_IO) that may change it has all of it compared."
+        told = "After a command sent straight to it (SG_IO) that may change it, the whole disk is compared."
         yield fine(subject, told)
 
 
@@ -110,7 +110,7 @@ def _same_disk_twice(disks: Sequence[Disk]) -> Iterator[Finding]:
         if len(names) > 1:
             yield error(
                 f"disks {', '.join(names)}",
-                "They are paths to one and the same disk.",
+                "They are paths to the same disk.",
                 "Multipath disks cannot be protected yet: exclude all paths but one, and write through that one only.",
             )
 

@@ -1,4 +1,5 @@
-"""What would keep this machine from starting at a recovery site: other hardware, other names, no TPM of its own."""
+"""Check what would prevent this machine from starting at a recovery site: other hardware, other names, no TPM of its
+own."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _LUKS_HEAD = struct.Struct(">6sHQ")
 _LUKS_JSON = 4096
 _MOST_HEADER = 4 << 20
 _BOUND = {"systemd-tpm2": "this machine's TPM", "clevis": "Clevis (a TPM, or a Tang server)"}
-"""By the kind of a LUKS2 token: what opens the volume in place of somebody's passphrase."""
+"""By the kind of a LUKS2 token: what opens the volume instead of a passphrase."""
 _DRIVERS = ("virtio_blk", "virtio_pci")
 _BY_PLACE = re.compile(r"/dev/(?:(?:sd|vd|hd|xvd)[a-z]+|nvme[0-9]+n)[0-9p]+$|/dev/disk/by-(?:path|id)/")
 _LIST_SECONDS = 60
@@ -31,13 +32,13 @@ _LIST_SECONDS = 60
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie on the machine."""
+    """Places on the machine."""
 
     root: Path = Path("/")
 
     @property
     def efi(self) -> Path:
-        """There if the machine was started by UEFI."""
+        """Exists if the machine was started by UEFI."""
         return self.root / "sys/firmware/efi"
 
     @property
@@ -74,7 +75,7 @@ def _firmware(places: Places) -> Iterator[Finding]:
         folder = places.root / base
         found = {one.name.lower() for one in folder.glob("[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*")}
         if "bootx64.efi" in found:
-            yield fine("UEFI", "The fallback boot file is there: the machine starts where its boot entries are not.")
+            yield fine("UEFI", "The fallback boot file exists: the machine starts without its boot entries too.")
             return
     yield warning(
         "UEFI",
@@ -85,7 +86,7 @@ def _firmware(places: Places) -> Iterator[Finding]:
 
 
 def _drivers(places: Places) -> Iterator[Finding]:
-    """Recovered machines find their disks by virtio."""
+    """Yield whether the initramfs has virtio drivers: recovered machines find their disks with them."""
     release = platform.release()
     builtin = _text(places.root / "lib/modules" / release / "modules.builtin")
     lacking = [name for name in _DRIVERS if f"/{name}.ko" not in builtin]
@@ -97,7 +98,7 @@ def _drivers(places: Places) -> Iterator[Finding]:
         yield warning(
             "virtio",
             f"It is not known whether the initramfs has what a recovery site's disks need ({', '.join(lacking)}).",
-            "Look, with the tool of your distribution that lists an initramfs; a test failover shows it too.",
+            "List it with your distribution's tool, or run a test failover.",
         )
         return
     lacking = [name for name in lacking if not re.search(rf"/{name.replace('_', '[_-]')}\.ko", listed)]
@@ -113,7 +114,7 @@ def _drivers(places: Places) -> Iterator[Finding]:
 
 
 def _initramfs(boot: Path, release: str) -> Optional[str]:
-    """What is in the initramfs of the running kernel, or None if it cannot be told."""
+    """Return the content of the running kernel's initramfs, or None if it cannot be listed."""
     for tool, name in (("lsinitramfs", f"initrd.img-{release}"), ("lsinitrd", f"initramfs-{release}.img")):
         image, program = boot / name, shutil.which(tool)
         if image.exists() and program is not None:
@@ -124,7 +125,7 @@ def _initramfs(boot: Path, release: str) -> Optional[str]:
 
 @functools.lru_cache(maxsize=1)
 def _listed(program: str, image: Path, _changed: int, _size: int) -> Optional[str]:
-    """Looked into once: that costs a second or more of processor time."""
+    """List it; cached, because that costs a second or more of processor time."""
     try:
         done = subprocess.run([program, str(image)], capture_output=True, check=True, timeout=_LIST_SECONDS, text=True)
     except (OSError, subprocess.SubprocessError):
@@ -138,7 +139,7 @@ def _names(places: Places) -> Iterator[Finding]:
         if len(fields) > 1 and not line.lstrip().startswith("#") and _BY_PLACE.match(fields[0]):
             yield warning(
                 f"fstab {fields[1]}",
-                f"It is mounted by {fields[0]}, which names something else, or nothing, at a recovery site.",
+                f"It is mounted by {fields[0]}, which means something else, or nothing, at a recovery site.",
                 "Name it by UUID= in /etc/fstab (see blkid).",
             )
 
@@ -154,8 +155,8 @@ def _encrypted(devices: FrozenSet[str], places: Places) -> Iterator[Finding]:
         if document is None:
             yield warning(
                 f"encrypted {name}",
-                "Its LUKS header cannot be read, so it is not known whether it opens without this machine's TPM.",
-                f"cryptsetup luksDump /dev/{below[0].name}: there has to be a key slot with a passphrase.",
+                "Its LUKS header cannot be read, so it may open only with this machine's TPM.",
+                f"cryptsetup luksDump /dev/{below[0].name}: there must be a key slot with a passphrase.",
             )
             continue
         bound, slots = _tokens(document), _slots(document)
@@ -166,13 +167,13 @@ def _encrypted(devices: FrozenSet[str], places: Places) -> Iterator[Finding]:
         if slots - held:
             yield warning(
                 f"encrypted {name}",
-                f"It is opened by {by}, which is not there at a recovery site: the machine asks for a passphrase then.",
+                f"It is opened by {by}, which is missing at a recovery site: there the machine asks for a passphrase.",
                 "Keep the passphrase at hand, and open the console: farshore failover console.",
             )
         else:
             yield error(
                 f"encrypted {name}",
-                f"Nothing but {by} opens it, so it cannot be opened at a recovery site.",
+                f"Only {by} opens it, so it cannot be opened at a recovery site.",
                 f"Add a passphrase, and keep it elsewhere: cryptsetup luksAddKey /dev/{below[0].name}",
             )
 
@@ -192,7 +193,7 @@ def luks_document(device: Path) -> Optional[Dict[str, Dict[str, Dict[str, object
 
 
 def _tokens(document: Dict[str, Dict[str, Dict[str, object]]]) -> Dict[str, Set[str]]:
-    """For each kind of token that is bound to something: the key slots that it opens."""
+    """Return, for each kind of token that is bound to something, the key slots that it opens."""
     found: Dict[str, Set[str]] = {}
     for token in document.get("tokens", {}).values():
         kind, slots = str(token.get("type")), token.get("keyslots")
@@ -208,5 +209,5 @@ def _slots(document: Dict[str, Dict[str, Dict[str, object]]]) -> Set[str]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it is not there
+    except OSError:  # it does not exist
         return ""

@@ -1,4 +1,4 @@
-"""All checks, in the order in which a reader wants them: what stops protection first."""
+"""Run all checks, in the order of importance: what prevents protection first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the checks are about. ``servers``: URLs to be reached; ``ability``: what ``probe`` said, if it did."""
+    """What the checks need. ``servers``: URLs that must be reachable; ``ability``: the result of ``probe``, if it
+    ran."""
 
     settings: Settings
     disks: Sequence[Disk]
@@ -33,7 +34,7 @@ class Surroundings:
 
 
 def look_around(here: Surroundings) -> List[Finding]:
-    """Return every finding. A check that fails is a finding too, never a reason to stop."""
+    """Return every finding. A check that fails is a finding too, and does not stop the others."""
     settings = here.settings
     devices = frozenset(disk.device for disk in here.disks)
     ability = here.ability or probe()
@@ -55,9 +56,7 @@ def look_around(here: Surroundings) -> List[Finding]:
     for subject, check in checks:
         try:
             found.extend(check())
-        except Exception as problem:  # a machine unlike any that we have seen: the others still tell
+        except Exception as problem:  # an unknown kind of machine: the other checks still run
             log.exception("The check of %s failed.", subject)
-            found.append(
-                warning(subject, f"It could not be looked at ({problem}).", "See the agent's log, and tell us.")
-            )
+            found.append(warning(subject, f"The check failed ({problem}).", "Read the agent's log, and report this."))
     return found

@@ -1,4 +1,4 @@
-"""The kernel: which capture mode it allows, what keeps it from a better one, and what the agent may do in it."""
+"""Check the kernel: which capture mode it allows, what prevents a better one, and what the agent may do in it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def check_kernel(ability: Ability, settings: Settings) -> Iterator[Finding]:
         assert settings.capture is not None
         yield warning(
             "capture mode",
-            f"{settings.capture.value} mode was asked for, and the machine can do {ability.mode.value} mode.",
-            "Take --capture out of FARSHORE_OPTIONS in /etc/farshore/mobility.conf.",
+            f"{settings.capture.value} mode was requested, but the machine supports {ability.mode.value} mode.",
+            "Remove --capture from FARSHORE_OPTIONS in /etc/farshore/mobility.conf.",
         )
     elif ability.mode is CaptureMode.DATA:
         yield fine("capture mode", f"Linux {release} captures in data mode: any second can be recovered.")
@@ -45,14 +45,14 @@ def check_kernel(ability: Ability, settings: Settings) -> Iterator[Finding]:
         yield warning(
             "kernel types (BTF)",
             "The kernel has no BTF description of itself.",
-            "Use a kernel built with CONFIG_DEBUG_INFO_BTF, as all big distributions' are.",
+            "Use a kernel built with CONFIG_DEBUG_INFO_BTF, as all large distributions have.",
         )
     yield _lockdown()
     yield fine("bpffs, tracefs", "Not needed: the hooks are attached by file descriptors.")
 
 
 def check_process() -> Iterator[Finding]:
-    """Yield what this process may do, and the interpreter that it runs on."""
+    """Yield findings on this process's rights, and on its interpreter."""
     effective = next(
         (int(line.split()[1], 16) for line in STATUS.read_text(encoding="ascii").splitlines() if "CapEff" in line), 0
     )
@@ -97,6 +97,6 @@ def _lockdown() -> Finding:
         return warning(
             "lockdown",
             "The kernel is locked down for confidentiality, which forbids BPF programs to read memory.",
-            "Boot with lockdown=integrity, which Secure Boot is content with.",
+            "Boot with lockdown=integrity, which is enough for Secure Boot.",
         )
-    return fine("lockdown", f"Not in the way ({modes or 'none'}).")
+    return fine("lockdown", f"No problem ({modes or 'none'}).")

@@ -1,4 +1,4 @@
-"""What lies between the disks and the file systems, the file systems themselves, and swap."""
+"""Check the layers between the disks and the file systems, the file systems themselves, and swap."""
 
 from __future__ import annotations
 
@@ -53,32 +53,32 @@ def check_layers(devices: FrozenSet[str]) -> Iterator[Finding]:
             yield fine(f"volume {name}", "LVM: captured on the disks below it, in one order.")
         elif uuid.startswith("CRYPT-"):
             yield fine(
-                f"encrypted {name}", "The copy is encrypted as the disk is: coming up elsewhere takes the same key."
+                f"encrypted {name}", "The copy is encrypted like the disk: starting elsewhere needs the same key."
             )
 
 
 def check_file_systems(devices: FrozenSet[str]) -> Iterator[Finding]:
-    """Yield how well each file system can be held still, and which pass the block layer by."""
+    """Yield whether each file system can be frozen, and which ones bypass the block layer."""
     for mount in mounts():
         subject = f"file system {mount.point}"
         if mount.fstype in ELSEWHERE:
             yield warning(
                 subject,
-                f"{mount.fstype}: its data lies on another machine and is not protected from here.",
-                "Protect the machine that has it, and say in the recovery plan where it is mounted from.",
+                f"{mount.fstype}: its data is on another machine and is not protected from here.",
+                "Protect the machine that has it, and note in the recovery plan where it is mounted from.",
             )
         if mount.fstype == "zfs":
             yield warning(
                 subject,
                 "zfs cannot be frozen: points are crash-consistent at best.",
-                "Have an app-consistent hook flush it (zpool sync) if that is not enough.",
+                "If that is not enough, let an app-consistent hook flush it (zpool sync).",
             )
         if not mount.device or not bottom_disks(mount.device) & devices:
             continue
         if mount.options & {"dax", "dax=always"}:
             yield error(
                 subject,
-                "Mounted with DAX: what programs map is written past the block layer, where nobody sees it.",
+                "Mounted with DAX: programs write mapped data past the block layer, where it cannot be captured.",
                 "Mount it with dax=never.",
             )
         if "inlinecrypt" in mount.options:
@@ -93,22 +93,22 @@ def check_file_systems(devices: FrozenSet[str]) -> Iterator[Finding]:
             yield warning(
                 subject,
                 f"{mount.fstype} cannot be frozen: it is synchronised before each clean point instead.",
-                "Nothing to do for a boot partition; do not keep a database there.",
+                "No action is needed for a boot partition; do not keep a database there.",
             )
 
 
 def check_swap() -> Iterator[Finding]:
-    """Swap is worth nothing at the recovery site, and can be most of what a machine writes."""
+    """Yield findings on swap: it is useless at the recovery site, and can be most of what a machine writes."""
     hidden = dict(hidden_swaps())
     for path in swap_areas():
         if path in hidden:
             yield warning(
                 f"swap {path}",
-                f"It is shipped like data: {hidden[path]}",
+                f"It is sent like data: {hidden[path]}",
                 "Move it to a partition, an LVM linear volume, an md mirror, or a file on ext4 or xfs on one of them.",
             )
         else:
-            yield fine(f"swap {path}", "It is not shipped.")
+            yield fine(f"swap {path}", "It is not sent.")
 
 
 def _stacked(devices: FrozenSet[str]) -> Iterator[Tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""Looks around at the start and now and then, and has what it found told with a heartbeat when it is new."""
+"""Run the checks at the start and now and then; new findings are reported with a heartbeat."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 600.0
 FIRST_SECONDS = 5.0
 TELL_SECONDS = 600.0
-"""What is not new is told again after so long: the server may have been set up anew."""
+"""Seconds after which known findings are reported again: the server may have been set up anew."""
 
 
 class Lookout:
-    """``run`` in a thread of its own; ``untold`` and ``told`` are the heartbeat's."""
+    """``run`` in its own thread; the heartbeat uses ``untold`` and ``told``."""
 
     def __init__(
         self,
@@ -40,21 +40,21 @@ class Lookout:
         while not stop.wait(pause):
             try:
                 self.look()
-            except Exception:  # what one look fell over must not end all later ones
-                log.exception("Looking around failed; it is tried again in %d seconds.", LOOK_SECONDS)
+            except Exception:  # an error in one round must not end all later ones
+                log.exception("The checks failed; they are repeated in %d seconds.", LOOK_SECONDS)
             pause = LOOK_SECONDS
 
     def look(self) -> None:
-        """Look now."""
+        """Run the checks now."""
         self._found = self._look(self._surroundings())[:MOST_FINDINGS]
 
     def untold(self) -> Optional[List[Finding]]:
-        """Return what the server is to be told; None: nothing new."""
+        """Return the findings to report; None: nothing new."""
         found = self._found
         old = self._clock.monotonic() - self._told_at >= TELL_SECONDS
         return None if found is None or (found == self._told and not old) else list(found)
 
     def told(self, findings: Optional[Sequence[Finding]]) -> None:
-        """Note that the server has these findings."""
+        """Record that the server has these findings."""
         if findings is not None:
             self._told, self._told_at = list(findings), self._clock.monotonic()

@@ -1,4 +1,4 @@
-"""Memory, the state directory, and the servers' ports."""
+"""Check memory, the state directory, and whether the servers' ports can be reached."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
 
 
 def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Path]) -> Iterator[Finding]:
-    """Yield room for the .hrl file, and whether it can be left out of the capture. ``spill``: the file, if there is
-    one."""
+    """Yield whether there is space for the .hrl file, and whether it can be excluded from capture. ``spill``: the file,
+    if there is one."""
     if not settings.spill_bytes:
         yield warning(
             "state directory",
@@ -51,7 +51,7 @@ def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Pat
         yield warning(
             "state directory",
             f"{state} cannot be written to ({unwritable}): no .hrl file, an outage is bridged from memory only.",
-            "Look at the disk that it lies on (dmesg, df, mount).",
+            "Check the disk that it is on (dmesg, df, mount).",
         )
         return
     have = spill.stat().st_size if spill is not None and spill.exists() else 0
@@ -61,7 +61,7 @@ def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Pat
         yield warning(
             "state directory",
             f"{state} has {free >> 20} MiB free, and the .hrl file takes {settings.spill_bytes >> 20}.",
-            "Make room there, or set a smaller --spill-mib; without it an outage is bridged from memory only.",
+            "Free space there, or set a smaller --spill-mib; without it an outage is bridged from memory only.",
         )
         return
     reason = _hidden(state) if spill is None or not spill.exists() else _hidden_file(spill)
@@ -78,7 +78,7 @@ def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Pat
 
 
 def check_reach(urls: Sequence[str]) -> Iterator[Finding]:
-    """Yield whether a connection to each of the servers comes about."""
+    """Yield whether each of the servers accepts a connection."""
     for url in urls:
         parts = urlsplit(url)
         address = (parts.hostname or "", parts.port or 443)
@@ -94,12 +94,12 @@ def check_reach(urls: Sequence[str]) -> Iterator[Finding]:
             yield error(
                 f"server {address[0]}:{address[1]}",
                 f"It cannot be reached: {problem.strerror or problem}.",
-                "Open the way there in firewalls between (443 to the configuration server, 9443 to process servers).",
+                "Allow it in the firewalls in between (443 to the configuration server, 9443 to process servers).",
             )
 
 
 def _check_proxy(subject: str, host: str, port: int) -> Iterator[Finding]:
-    """Whether the proxy answers; what lies behind it shows when the agent calls."""
+    """Yield whether the proxy answers; what is behind it is only known when the agent connects."""
     try:
         with socket.create_connection((host, port), _CONNECT_SECONDS):
             yield fine(subject, f"The proxy {host}:{port}, through which it is called, can be reached.")
@@ -113,7 +113,7 @@ def _check_proxy(subject: str, host: str, port: int) -> Iterator[Finding]:
 
 @contextlib.contextmanager
 def _trial(folder: Path) -> Iterator[Path]:
-    """A file of one block in ``folder``. Raises OSError."""
+    """Yield a file of one block in ``folder``. Raises OSError."""
     trial = folder / ".farshore-trial"
     try:
         with trial.open("wb") as file:
@@ -126,7 +126,7 @@ def _trial(folder: Path) -> Iterator[Path]:
 
 
 def _unwritable(folder: Path) -> str:
-    """Why no file can be made in ``folder``; tried with one. Empty: it can, or would if there were room."""
+    """Return why no file can be created in ``folder``, by trying; "" if it can, or could with enough space."""
     try:
         with _trial(folder):
             return ""
@@ -135,7 +135,7 @@ def _unwritable(folder: Path) -> str:
 
 
 def _hidden(folder: Path) -> str:
-    """Why a file in ``folder`` could not be left out; tried with one. Empty: it could."""
+    """Return why a file in ``folder`` could not be excluded, by trying; "" if it could."""
     try:
         with _trial(folder) as trial:
             return _hidden_file(trial)

@@ -1,7 +1,8 @@
-"""Hears of the machine's open commands over a stream that the server keeps open: a line for each change of the list.
+"""Receive the machine's open commands over a stream that the server keeps open: a line for each change of the list.
 
-The thread sleeps in the kernel while nothing is asked. Each line is the whole list, so nothing hangs on a single one: a
-stream that was cut off, by a proxy's patience or a server's restart, is opened again and begins with what is open then.
+The thread sleeps in the kernel while there are no commands. Each line is the whole list, so no single line is
+essential: a stream that was interrupted, by a proxy's timeout or a server's restart, is opened again and begins with
+the present list.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from farshore.model.ports import Clock
 log = logging.getLogger(__name__)
 
 _HELD_SECONDS = 5.0
-"""A stream that ends after that long met a proxy's patience, or a server that restarts: open it again at once."""
+"""A stream that ends after this time met a proxy's timeout, or a server that restarts: open it again at once."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
 _TELL_AFTER = 3
 
 
 class Fetching:
-    """``run`` in a thread of its own. ``epoch``: the one that this run of the agent holds now; 0: none. ``hardware``:
-    the id of what it runs on, which tells a recovered machine from its source."""
+    """``run`` in its own thread. ``epoch``: the one that this run of the agent holds now; 0: none. ``hardware``: the id
+    of the machine's hardware, which distinguishes a recovered machine from its source."""
 
     def __init__(
         self,
@@ -46,12 +47,12 @@ class Fetching:
         self._failed = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Follow the server's commands until ``stop``. A stream that is open then is abandoned."""
+        """Follow the server's commands until ``stop``. The stream open at that time is abandoned."""
         while not stop.is_set():
             stop.wait(self.fetch())
 
     def fetch(self) -> float:
-        """Follow one stream to its end; the seconds to wait before the next one."""
+        """Follow one stream to its end; return the seconds to wait before the next one."""
         began = self._clock.monotonic()
         wanted = 0.0
         try:
@@ -66,16 +67,16 @@ class Fetching:
             return 0.0
         self._failed += 1
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failed - 1, 10))
-        # By chance: all agents of a server that restarts come back, and not at the same moment.
+        # Randomised: all agents of a restarted server reconnect, and not at the same moment.
         return max(wanted, pause) * random.uniform(0.5, 1.5)
 
     def _heard(self) -> None:
         if self._failed >= _TELL_AFTER:
-            log.info("Commands are heard of again.")
+            log.info("The stream of commands works again.")
         self._failed = 0
 
     def _tell(self, error: FarshoreError) -> None:
         if self._failed + 1 == _TELL_AFTER:
-            log.warning("This machine hears of no commands: %s", error)
+            log.warning("This machine receives no commands: %s", error)
         else:
             log.debug("The stream of commands ended: %s", error)

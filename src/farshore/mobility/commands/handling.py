@@ -1,8 +1,8 @@
-"""Carries out what is asked, each command once, and sends the results until they are heard.
+"""Carry out each command once, and send the results until they are acknowledged.
 
-A command is offered until the server has its result, so the same one comes again and again: with each poll, after a cut
-connection, to the next process. One at a time is carried out, since a freeze must not meet another; proofs, which may
-take hours, beside the others.
+A command is offered until the server has its result, so the same one arrives repeatedly: with each poll, after an
+interrupted connection, at the next process. One at a time is carried out, because a freeze must not meet another;
+proofs, which may take hours, run beside the others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PROVE_LOOK_SECONDS = 0.2
 
 
 class _Ending(Exception):
-    """The agent ends while a proof is under way."""
+    """The agent ends while a proof is in progress."""
 
 
 class Handling:
@@ -82,7 +82,7 @@ class Handling:
         self._proofs = ThreadPoolExecutor(1, "prove")
 
     def offered(self, commands: Sequence[Command]) -> None:
-        """Begin commands that are open and not begun yet. Drop those that have not begun and are no longer open."""
+        """Begin open commands that were not begun yet. Drop those that were not begun and are no longer open."""
         with self._lock:
             self._open = frozenset(command.id for command in commands)
             new = [command for command in commands if command.id not in self._begun]
@@ -94,11 +94,12 @@ class Handling:
             whose.submit(self._carry_out, command)
 
     def beside(self, work: Callable[[], None]) -> None:
-        """Do other work that must not meet a command: after those that were begun, before those that come."""
+        """Do other work that must not run at the same time as a command: after those that were begun, before later
+        ones."""
         self._one_by_one.submit(work)
 
     def finished(self, command: str, kind: str, result: CommandResult) -> None:
-        """Keep a result until it is heard, and try to send it now."""
+        """Keep a result until it is acknowledged, and try to send it now."""
         with self._lock:
             self._begun.add(command)
             self._busy.discard(command)
@@ -107,7 +108,7 @@ class Handling:
         self.send_again()
 
     def send_again(self) -> None:
-        """Send what was not heard yet. Called whenever the server answers, until it has heard."""
+        """Send results that were not acknowledged yet. Called whenever the server answers."""
         with self._lock:
             unheard = dict(self._unheard)
         for command, result in unheard.items():
@@ -115,7 +116,7 @@ class Handling:
                 state = self._server.answer(command, result).state
                 log.info("A command has ended.", extra={"fields": {"command": command, "state": state.value}})
             except NotFound:
-                log.warning("The server does not know the command %s any more.", command)
+                log.warning("The server no longer knows the command %s.", command)
             except FarshoreError as error:
                 if not (_is_farewell(result) and isinstance(error, (Forbidden, Unauthenticated))):
                     log.info("The result of command %s is sent later: %s", command, error)
@@ -145,7 +146,7 @@ class Handling:
                 self._record.begin(command.id, CommandKind(command.kind))
             result = CommandResult(payload=self._done(command.id, arguments))
         except _Ending:
-            return  # it is repeatable: whoever comes next does it
+            return  # it is repeatable: the next process does it
         except FarshoreError as error:
             result = failure(error)
         except Exception as error:
@@ -191,14 +192,14 @@ class Handling:
             except NotFound:
                 return Heard.NO
             except FarshoreError as error:
-                log.info("That the machine is about to be switched off is said again: %s", error)
+                log.info("The result of the shutdown is sent again before the machine is switched off: %s", error)
                 return Heard.UNKNOWN
             return Heard.YES if state is CommandState.SUCCEEDED else Heard.NO
 
         return self._shutdown.carry_out(command, arguments, self._consistent(), self._replication.disks, tell)
 
     def _prove(self, arguments: ProveArguments) -> ProveResult:
-        """Returns once all that was asked for has been compared, however often epochs begin anew meanwhile."""
+        """Return once everything requested has been compared, however often epochs begin meanwhile."""
         proving = self._replication.proving
         demand = proving.demand(whole=arguments.whole)
         while proving.demanded is demand:
@@ -211,6 +212,6 @@ class Handling:
 
 
 def _is_farewell(result: CommandResult) -> bool:
-    """Whether the agent is off the machine but for what this answer needs. A server that lets it in no more has heard
-    enough."""
+    """Return whether the agent has removed itself except for what this answer needs. A server that no longer admits it
+    knows enough."""
     return isinstance(result.payload, UninstallResult)

@@ -1,8 +1,8 @@
-"""Which commands were begun, and what came of them, until the server has heard it: a file that outlives the agent.
+"""Remember which commands were begun, and their results, until the server has them: a file that outlives the agent.
 
-A command is noted before it is begun. So an agent that starts knows of each command that is offered to it again: it was
-answered (the answer is sent again), or it was begun and cut off. Kinds that may be repeated are then carried out again;
-of the others nobody knows what the process before had done, and that is the answer.
+A command is recorded before it is begun. So a restarted agent knows of each offered command whether it was answered
+(the answer is sent again), or was begun and interrupted. Kinds that may be repeated are then carried out again. For the
+others it is unknown what the previous process had done, and that is the answer.
 
 Layout (JSON): ``{"format": 1, "commands": {id: {"kind": text, "result": object or null}}}``.
 """
@@ -24,22 +24,21 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _WRITE_SECONDS = 3.0
-"""A command waits so long for its note: the agent's own file system may be frozen, for this very point."""
+"""Maximum time that a command waits for its record: the agent's own file system may be frozen, for this very point."""
 _CUT_OFF = CommandResult(
     failure=CommandFailure(
         code="try-later",
-        message="The agent ended while it was at it; nobody knows whether it had done it.",
+        message="The agent ended while it carried out the command; it is unknown whether it was done.",
         remedy="Check whether the point exists (farshore point list); if not, request it again.",
     )
 )
 
 
 class Record:
-    """Used by whoever holds the lock of Handling.
+    """Used by a thread that holds the lock of Handling.
 
-    What cannot be written is kept in memory and logged once: neither a full disk nor a frozen file system must keep a
-    machine from its commands.
-    """
+    What cannot be written is kept in memory and logged once: neither a full disk nor a frozen file system may prevent a
+    machine's commands."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,15 +52,15 @@ class Record:
             if result is not None:
                 self._known[command] = (kind, result)
             elif kind not in {each.value for each in REPEATABLE}:
-                log.warning("Command %s was cut off by the end of the agent.", command)
+                log.warning("Command %s was interrupted by the end of the agent.", command)
                 self._known[command] = (kind, _CUT_OFF)
 
     def results(self) -> Dict[str, CommandResult]:
-        """Return what came of commands and may not have been heard."""
+        """Return results that the server may not have."""
         return {command: result for command, (_, result) in self._known.items() if result is not None}
 
     def begin(self, command: str, kind: CommandKind) -> None:
-        """Note that a command is about to be carried out."""
+        """Record that a command is about to be carried out."""
         self._known[command] = (kind.value, None)
         self._write()
 
@@ -86,13 +85,13 @@ class Record:
             version = self._version
             if not self._writing:
                 self._writing = True
-                # A daemon: a write to a frozen file system must not keep the agent from ending either.
+                # A daemon: a write to a frozen file system must not prevent the agent from ending.
                 threading.Thread(target=self._write_out, name="commands-record", daemon=True).start()
             if not self._changed.wait_for(lambda: self._written >= version, _WRITE_SECONDS):
                 self._tell("its file system does not answer, or is frozen")
 
     def _write_out(self) -> None:
-        """Write what is wanted until nothing newer is."""
+        """Write the present content until there is nothing newer."""
         while True:
             with self._changed:
                 if self._written == self._version:
@@ -114,7 +113,9 @@ class Record:
 
     def _tell(self, why: str) -> None:
         if not self._unwritten:
-            log.warning("%s cannot be written (%s): a restart forgets what was begun.", self._path, why)
+            log.warning(
+                "%s cannot be written (%s): after a restart the agent does not know what was begun.", self._path, why
+            )
         self._unwritten = True
 
 
@@ -133,5 +134,5 @@ def _load(path: Path) -> Dict[str, Tuple[str, Optional[CommandResult]]]:
     except NotFound:
         return {}
     except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s is not understood and left aside: %s", path, error)
+        log.warning("%s is not understood and ignored: %s", path, error)
         return {}

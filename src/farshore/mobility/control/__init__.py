@@ -1,1 +1,1 @@
-"""What the agent and the configuration server say to each other."""
+"""Communication between the agent and the configuration server."""

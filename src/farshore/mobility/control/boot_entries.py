@@ -1,4 +1,4 @@
-"""By which entries of its firmware this machine starts, from efivarfs."""
+"""Read the firmware's boot entries of this machine from efivarfs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ATTRIBUTES = 4
 
 
 def boot_entries(variables: Path = VARIABLES) -> List[str]:
-    """Return the entries that lead to a partition of a disk, in hex: the one that it started by, then those that its
-    firmware would try. None of another kind, such as the network's: they mean nothing at another place. Empty where the
-    firmware is no UEFI, or does not say."""
+    """Return the entries that lead to a partition of a disk, in hex: first the one used for this boot, then those that
+    the firmware would try. Entries of other kinds, such as the network's, are omitted: they mean nothing at another
+    place. Empty if the firmware is not UEFI, or does not report them."""
     current = _numbers(variables, "BootCurrent")
     order = _numbers(variables, "BootOrder")
     found: List[str] = []

@@ -1,7 +1,7 @@
-"""Runs a program that came as bytes, within bounds of time and output, and leaves nothing of it behind.
+"""Run a program that is given as bytes, with limits of time and output, and leave nothing of it behind.
 
-Its file lies in memory alone, so a full disk, one that is read-only and one that runs no programs do no harm. It has
-no input, an environment that says little, and a process group of its own, which is killed at the end.
+Its file is only in memory, so a full disk, a read-only one or one that cannot run programs does no harm. It has no
+input, a minimal environment, and its own process group, which is killed at the end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _LOOK_SECONDS = 0.2
 def run_bounded(
     program: bytes, environment: Mapping[str, str], seconds: float, most_shown: int
 ) -> Tuple[Optional[int], bytes]:
-    """Its exit status (below 0: the signal that ended it; None: it took too long and was killed), and the last
-    ``most_shown`` bytes of what it said. Raises OSError for what cannot be run."""
+    """Return its exit status (below 0: the signal that ended it; None: it took too long and was killed), and the last
+    ``most_shown`` bytes of its output. Raises OSError for a program that cannot be run."""
     file = _in_memory(program)
     try:
         process = subprocess.Popen(
@@ -42,7 +42,7 @@ def run_bounded(
     try:
         with process.stdout as said:
             shown = _last_of(said, process, time.monotonic() + seconds, most_shown)
-            return process.poll(), shown  # before its pipe is closed, which would end what still writes
+            return process.poll(), shown  # before its pipe is closed, which would end processes that still write
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -50,7 +50,7 @@ def run_bounded(
 
 
 def _in_memory(program: bytes) -> int:
-    """A descriptor that reads it: a file that is open for writing cannot be run."""
+    """Return a descriptor that reads it: a file that is open for writing cannot be run."""
     made = os.memfd_create("guest-script")
     try:
         with open(made, "wb", closefd=False) as file:
@@ -61,8 +61,8 @@ def _in_memory(program: bytes) -> int:
 
 
 def _last_of(said: IO[bytes], process: subprocess.Popen[bytes], end: float, most: int) -> bytes:
-    """The last of what it says until it has ended, or until the monotonic time ``end``. What it has started in the
-    background may hold the pipe for ever and is not waited for."""
+    """Return the end of its output until it has ended, or until the monotonic time ``end``. Processes that it started
+    in the background may hold the pipe for ever and are not waited for."""
     shown = b""
     with selectors.DefaultSelector() as selector:
         selector.register(said, selectors.EVENT_READ)

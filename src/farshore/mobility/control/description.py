@@ -1,4 +1,5 @@
-"""What this machine is made of, from sysfs, DMI and /proc: all that a recovery site needs to build it again."""
+"""Describe this machine's hardware from sysfs, DMI and /proc: everything that a recovery site needs to build it
+again."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ _MEMORY = Path("/proc/meminfo")
 
 
 def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] = ()) -> Description:
-    """Return the machine now, with these disks and those that are left out on purpose. Raises Refused for too many
-    disks."""
+    """Return the description of the machine now, with these disks and those that are excluded on purpose. Raises
+    Refused for too many disks."""
     if len(disks) + len(left_out) > MOST_DISKS:
         raise Refused(
             f"This machine has {len(disks) + len(left_out)} disks, excluded ones too; the limit is {MOST_DISKS}.",
@@ -60,7 +61,7 @@ def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] =
 
 
 def hardware_id() -> str:
-    """Return the DMI UUID; empty if the firmware tells none, or one that is all zeroes or all ones."""
+    """Return the DMI UUID; empty if the firmware reports none, or only zeroes or ones."""
     try:
         found = _DMI_UUID.read_text(encoding="ascii").strip().lower()
     except OSError:
@@ -85,7 +86,7 @@ def _release() -> Dict[str, str]:
 
 
 def _nics() -> List[Nic]:
-    """The cards that are hardware, with their addresses where ``ip`` is there to tell them."""
+    """Return the hardware cards, with their addresses if ``ip`` is there to list them."""
     addresses = _addresses()
     found: List[Nic] = []
     for card in sorted(_NETWORK.iterdir()):

@@ -1,9 +1,9 @@
-"""Scripts that check this machine from within, where it is a recovered one: heard of, run once each, answered.
+"""Run scripts that check this machine from within, if it is a recovered one: receive them, run each once, answer.
 
-It happens in a machine that Farshore's recovery site made, and only while its host leads a way in for that
-(farshore.model.led_out): over this way alone the configuration server is asked, by TLS that it proves itself in. What
-is granted must name this machine and the hardware that it runs on, so neither the source nor another copy runs it. All
-else of the agent stays as it is: what replicates, reports and obeys knows nothing of this way.
+This happens in a machine that Farshore's recovery site created, and only while its host forwards a connection for it
+(farshore.model.led_out). Only through that connection is the configuration server asked, by TLS in which the server
+proves its identity. A granted script must name this machine and its hardware, so neither the source nor another copy
+runs it. The rest of the agent, which replicates, reports and carries out commands, does not use this connection.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ _PAUSE_SECONDS = 2.0
 
 @dataclass
 class GuestScripts:
-    """``run`` in a thread of its own. ``machine``: this one's id; ``hardware``: that of what it runs on."""
+    """``run`` in its own thread. ``machine``: this machine's id; ``hardware``: its hardware id."""
 
     machine: str
     hardware: str
     calls: Callable[[], MachineSelf]
-    """To the configuration server, by the way that is led in."""
+    """Calls to the configuration server, through the forwarded connection."""
     led: Callable[[], bool]
-    """Whether there is one now."""
+    """Whether such a connection exists now."""
     _ended: Dict[str, GuestScriptResult] = field(default_factory=dict)
-    """By run: what may not have been heard yet, or is offered again before it was noted."""
+    """By run: results that may not have been received, or whose script is offered again before they were recorded."""
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``."""
+        """Work until ``stop``."""
         while not stop.wait(_PAUSE_SECONDS):
             if not self.led():
                 continue
             try:
                 self.look()
             except (FarshoreError, OSError) as error:
-                log.info("No script is heard of, or its result is sent later: %s", error)
+                log.info("No script was received, or its result is sent later: %s", error)
 
     def look(self) -> None:
-        """Run what is granted now, and answer. Raises FarshoreError where the server does not."""
+        """Run what is granted now, and answer. Raises FarshoreError if the server does not answer."""
         calls = self.calls()
         try:
             for script in calls.guest_scripts(self.hardware).scripts:
@@ -75,7 +75,7 @@ class GuestScripts:
                 "A script that checks this machine has ended.", extra={"fields": {"id": script, "to": state.value}}
             )
         except NotFound:
-            log.warning("The server does not know the script %s any more.", script)
+            log.warning("The server no longer knows the script %s.", script)
 
     def _outcome(self, script: GuestScript) -> GuestScriptResult:
         try:
@@ -90,36 +90,37 @@ class GuestScripts:
         return GuestScriptResult(hardware=self.hardware, status=status, output=str(clean(text)))
 
     def _checked(self, script: GuestScript) -> bytes:
-        """Its bytes. Raises Refused for one that is for another machine, Malformed for one that came damaged."""
+        """Return the script's bytes. Raises Refused for one that is for another machine, Malformed for a damaged
+        one."""
         if script.machine != self.machine or script.hardware != self.hardware:
             raise Refused(
                 f"The script is for {script.machine} on {script.hardware}, and this is {self.machine} on "
                 f"{self.hardware}.",
-                remedy="Look at who answers for the configuration server.",
+                remedy="Check which server answers as the configuration server.",
             )
         try:
             program = base64.b64decode(script.content, validate=True)
         except binascii.Error as error:
-            raise Malformed("The script came damaged.", remedy="Ask for the check again.") from error
+            raise Malformed("The script was damaged in transit.", remedy="Request the check again.") from error
         if hashlib.sha256(program).hexdigest() != script.digest:
-            raise Malformed("The script is not what was granted.", remedy="Ask for the check again.")
+            raise Malformed("The script differs from the granted one.", remedy="Request the check again.")
         return program
 
 
 def guest_scripts(settings: Settings) -> Optional[GuestScripts]:
-    """What hears of scripts in this machine; None in one that is no recovered machine."""
+    """Return the receiver of scripts in this machine; None if it is not a recovered machine."""
     hardware = hardware_id()
     if not recovered() or not hardware:
         return None
     try:
         way = WayOut(SCRIPT_PORT, straight=False)
     except OSError as error:
-        log.warning("Nothing can be led in for scripts that check this machine: %s", error)
+        log.warning("No connection can be forwarded for scripts that check this machine: %s", error)
         return None
     way.start()
 
     def calls() -> MachineSelf:
-        """With the certificate of now, which may have been renewed."""
+        """Return calls with the present certificate, which may have been renewed."""
         proxy = f"http://127.0.0.1:{way.proxy_port}"
         return MachineSelf(Transport.from_credentials(Credentials.load(settings.credentials), proxy=proxy))
 

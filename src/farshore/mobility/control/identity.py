@@ -1,4 +1,5 @@
-"""The machine's identity: its key, made here and never leaving, and the certificate bought with a token."""
+"""The machine's identity: its key, which is created here and never leaves, and the certificate obtained with a
+token."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _SCHEME = "farshore://machine/"
 
 
 def enrol_machine(settings: Settings, url: str, pin: str, token: str, description: Description) -> MachineId:
-    """Buy a certificate with ``token`` and keep it. Raises Unauthenticated, Unreachable …"""
+    """Obtain a certificate with ``token`` and store it. Raises Unauthenticated, Unreachable …"""
     key, request = new_key_and_request(description.hostname)
     made = enrol(url, pin, EnrolmentRequest(token=token, request=request, description=description))
     keep(settings.credentials, url, made, key)
@@ -44,7 +45,7 @@ def machine_of(credentials: Credentials) -> MachineId:
 
 
 def keep(path: Path, url: str, made: Enrolment, key: str) -> None:
-    """Save what an enrolment or renewal brought, with the key that it is for. Raises NoSpace."""
+    """Store the result of an enrolment or renewal, with its key. Raises NoSpace."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         Credentials(url, made.authority, made.certificate, key).save(path)

@@ -1,8 +1,8 @@
-"""The way out of a recovered machine whose network leads nowhere: connections that its host opens into it.
+"""The way out of a recovered machine with an isolated network: connections that its host opens into it.
 
-Only where the firmware says that Farshore's recovery site made this machine, and where it is told of no proxy. The
-transport is given a proxy on the loopback (CONNECT), which goes by a connection that stands open, and straight where
-there is none, as on a network that leads somewhere. TLS goes end to end. See farshore.model.led_out.
+Used only if the firmware says that Farshore's recovery site created this machine, and if no proxy is configured. The
+transport uses a proxy on the loopback (CONNECT). That proxy uses an open connection of the host; if there is none, as
+on a network that is not isolated, it connects directly. TLS is end to end. See farshore.model.led_out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_HEADER = 16384
 
 
 def recovered() -> bool:
-    """Return whether this machine was made by a recovery site of Farshore's own."""
+    """Return whether one of Farshore's own recovery sites created this machine."""
     try:
         return _DMI_VENDOR.read_text(encoding="ascii", errors="replace").strip() == VENDOR
     except OSError:
@@ -39,22 +39,22 @@ def recovered() -> bool:
 
 
 def lead_out() -> None:
-    """Have all that this process connects to go by what the host leads in, where it does."""
+    """Let all connections of this process use the host's forwarded connections, if it offers any."""
     if not recovered() or urllib.request.getproxies().get("https"):
         return
     try:
         way = WayOut(PORT)
     except OSError as error:
-        log.warning("Nothing can be led in: %s", error)
+        log.warning("No connection can be forwarded into this machine: %s", error)
         return
     os.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{way.proxy_port}"
     way.start()
-    log.info("This machine was recovered: its servers are reached by what its host leads in, or straight.")
+    log.info("This is a recovered machine: its servers are reached through connections of its host, or directly.")
 
 
 class WayOut:
-    """Listens at ``port`` for the host, and at ``proxy_port`` of the loopback for this process. ``straight``: where
-    nothing is led in it connects by itself. Raises OSError."""
+    """Listens at ``port`` for the host, and at ``proxy_port`` of the loopback for this process. ``straight``: if the
+    host has no open connection, it connects directly. Raises OSError."""
 
     def __init__(self, port: int, *, straight: bool = True) -> None:
         self._straight = straight
@@ -71,12 +71,12 @@ class WayOut:
             threading.Thread(target=target, name=name, daemon=True).start()
 
     def is_led(self) -> bool:
-        """Whether a connection of the host stands open and waits."""
+        """Whether a connection of the host is open and waits."""
         with self._lock:
             return any(not _spent(one) for one in self._waiting)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         for one in (self._host, self._proxy):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -126,7 +126,7 @@ class WayOut:
     def _connect(self, host: str, port: int) -> Optional[socket.socket]:
         while True:
             with self._lock:
-                led = self._waiting.pop() if self._waiting else None  # the newest is the likeliest to live
+                led = self._waiting.pop() if self._waiting else None  # the newest is the most likely to be alive
             if led is None:
                 break
             if not _spent(led):
@@ -158,7 +158,7 @@ def _ask(led: socket.socket, host: str, port: int) -> Optional[socket.socket]:
 
 
 def _spent(led: socket.socket) -> bool:
-    """Whether the other side has hung up: it says nothing before it is asked."""
+    """Return whether the other side has closed the connection: it sends nothing before a request."""
     return bool(select.select([led], [], [], 0)[0])
 
 

@@ -1,9 +1,9 @@
-"""Takes the agent off its machine, when the configuration server asks for that: releases, unit, options, state.
+"""Remove the agent from its machine at the configuration server's request: releases, unit, options, state.
 
-In two halves. ``carry_out`` removes what the agent can do without, and says what went and what stays. Once the server
-has heard that, the service ends, and ``finish`` removes the rest: the certificate and key with which it answered. Each
-half may be repeated, by the next process as well, as the unit goes last of the first half. What somebody else may have
-put there (hooks, another program in /opt/farshore) stays and is named.
+This has two parts. ``carry_out`` removes what the agent does not need to answer, and reports what was removed and what
+remains. Once the server has that report, the service ends, and ``finish`` removes the rest: the certificate and key
+with which it answered. Each part may be repeated, also by the next process, because the unit is removed last in the
+first part. Files of others (hooks, another program in /opt/farshore) remain and are listed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNITS = Path("/etc/systemd/system")
 
 
 class Removal:
-    """``releases``: where this program lies, None if it was not installed as a release; ``end`` has the service end."""
+    """``releases``: where this program is, None if it was not installed as a release; ``end`` ends the service."""
 
     def __init__(
         self,
@@ -49,25 +49,26 @@ class Removal:
         self._removed: List[str] = []
         self._stays: List[str] = []
         self.heard = False
-        """The service ends, and what is left is to be removed."""
+        """The service ends, and the rest must be removed."""
 
     def carry_out(self) -> UninstallResult:
-        """Remove all but what an answer needs. What cannot be removed is said, and keeps nothing else from going."""
+        """Remove everything except what an answer needs. What cannot be removed is reported, and does not prevent the
+        rest."""
         self._removed, self._stays = [], []
         self._remove_state()
         self._remove_options()
         self._remove_releases()
         self._remove_unit()
-        log.warning("This agent takes itself off the machine.", extra={"fields": {"stays": "; ".join(self._stays)}})
+        log.warning("This agent removes itself from the machine.", extra={"fields": {"stays": "; ".join(self._stays)}})
         return UninstallResult(removed=self._removed, stays=self._stays)
 
     def conclude(self) -> None:
-        """End the service, as the server has the result. ``finish`` follows once nothing writes any more."""
+        """End the service, because the server has the result. ``finish`` follows once nothing writes any longer."""
         self.heard = True
         self._end()
 
     def finish(self) -> None:
-        """Remove the state folder, and have systemd forget the service. The last thing that the process does."""
+        """Remove the state folder, and let systemd forget the service. The process's last action."""
         for folder in (self._settings.state, RUNTIME if self._settings.state == STATE else None):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +77,7 @@ class Removal:
                 trouble = self._systemctl(arguments)
                 if trouble:
                     log.error("systemctl %s: %s", " ".join(arguments), trouble)
-        log.warning("This agent is off the machine.")
+        log.warning("This agent has removed itself from the machine.")
 
     def _remove_state(self) -> None:
         needed = {self._settings.credentials, self._settings.commands, self._settings.lock}
@@ -95,7 +96,7 @@ class Removal:
         self._remove(self._options / "mobility.conf")
         hooks = self._options / "app-consistent.d"
         for folder in (hooks, self._options):
-            self._remove_if_empty(folder, "what others put there" if folder != hooks else "hooks of yours")
+            self._remove_if_empty(folder, "files of others" if folder != hooks else "hooks of yours")
 
     def _remove_releases(self) -> None:
         if self._releases is None:
@@ -104,10 +105,10 @@ class Removal:
         root = self._releases.root
         for path in (root / "current", root / ".current", root / "releases"):
             self._remove(path)
-        self._remove_if_empty(root, "what others put there")
+        self._remove_if_empty(root, "files of others")
 
     def _remove_unit(self) -> None:
-        """Last: until it is gone, the next process goes on with the removal."""
+        """Remove the unit last: until it is gone, the next process continues the removal."""
         if not is_service(self._cgroup):
             self._stays.append(f"what starts it: this process is not of {UNIT}; see that it is not started again")
             return

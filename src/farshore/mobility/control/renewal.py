@@ -1,4 +1,4 @@
-"""The machine's certificate renewed while the agent runs, and put to use at once in all its connections."""
+"""Renew the machine's certificate while the agent runs, and use it at once in all its connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RENEW_BEFORE = datetime.timedelta(days=120)
 
 
 class Renewal(renewal.Renewal):
-    """Of the agent's credentials. A disk that is full is named."""
+    """Renews the agent's credentials. A full disk is named in the error."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the agent tells of itself: the heartbeat, and the same as a file for ``farshore-mobility status``."""
+"""The agent's report about itself: the heartbeat, and the same as a file for ``farshore-mobility status``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Builds heartbeats. The kernel's counts are told from the moment at which the capture began."""
+    """Builds heartbeats. The kernel's counts are reported from the moment at which the capture began."""
 
     def __init__(self, run: str, replication: Replication, clock: Clock, lookout: Lookout) -> None:
         self._run = run
@@ -37,7 +37,7 @@ class Reporter:
         self._clock = clock
         self._lookout = lookout
         self._differences: Optional[int] = None
-        """Those that the server knows of."""
+        """Those that the server has."""
         here = Releases.here()
         self._release = "" if here is None else here.release
         self._steps = ClockSteps(clock)
@@ -63,7 +63,7 @@ class Reporter:
             try:
                 beat = beat.model_copy(update={**self._mode(capture), "accounts": self._accounts(capture)})
             except FarshoreError as error:  # a report without accounts is better than none
-                log.warning("The capture could not be asked how it stands: %s", error)
+                log.warning("The capture did not report its state: %s", error)
         if replication.fallback is not None:
             beat = beat.model_copy(update=self._fallback(replication.fallback))
         if run is None:
@@ -93,14 +93,14 @@ class Reporter:
         return ClockStanding(steps=last.number, last=last.nanoseconds / 1e9, age=age)
 
     def answered(self, beat: Heartbeat) -> None:
-        """Note that the server has this heartbeat."""
+        """Record that the server has this heartbeat."""
         self._lookout.told(beat.findings)
         if beat.proof is not None:
             self._differences = beat.proof.differences
 
     def _proof(self) -> ProofStanding:
-        """A chunk that was found to differ is proven again within seconds. One answered heartbeat says so all the
-        same: the machine's alert and state hang on it."""
+        """Return the state of the proofs. A chunk that was found to differ is proven again within seconds, but at least
+        one answered heartbeat must report it: the machine's alert and state depend on that."""
         standing = self._replication.proving.standing()
         if self._differences is None:
             self._differences = standing.differences
@@ -141,10 +141,10 @@ class Reporter:
         return found
 
     def _blind(self) -> List[str]:
-        """We do not switch statistics on ourselves: docs/decisions/2026-11-22-capture-order.md."""
+        """Return warnings. We do not switch statistics on ourselves: docs/decisions/2026-11-22-capture-order.md."""
         verdicts = self._verdicts()
         return [
-            f"The kernel's statistics of disk {one.disk.name} are off: writes that escape the capture would not show. "
+            f"The kernel's statistics of disk {one.disk.name} are off: writes that escape the capture are not noticed. "
             f"Switch them on: echo 1 > /sys/block/{one.disk.name}/queue/iostats"
             for one in self._replication.disks
             if one.number in verdicts and verdicts[one.number].state is State.BLIND
@@ -167,10 +167,10 @@ class Reporter:
                 continue
             try:
                 stat = read_stat(one.disk.device)
-            except NotFound:  # it was pulled out; replication.py notices at its next look
+            except NotFound:  # it was pulled out; replication.py notices that at its next look
                 continue
             total = stat.written + stat.discarded
-            # What had completed before is in the kernel's count: each look brings the base closer, from above.
+            # Earlier completions are in the kernel's count: each look narrows the base from above.
             base = total - counters.written_done - counters.discarded_done
             base = min(base, self._kernel_base.get(one.number, base))
             self._kernel_base[one.number] = base

@@ -1,8 +1,8 @@
-"""Which configuration server this machine turns to: an ordered list, announced while things are well.
+"""Choose the configuration server that this machine uses, from an ordered list that is announced in normal operation.
 
-The server announces its own URL and those at which a successor would be reached. Where it has been silent for a while,
-the others are asked in turn, again and again: whichever answers must show a certificate of the same authority. A server
-that was displaced announces its successor, and is left for it. So a machine follows an installation that was adopted
+The server announces its own URL and those of a possible successor. If it has been silent for a while, the others are
+tried in turn, repeatedly: a server that answers must show a certificate of the same authority. A displaced server
+announces its successor, to which the machine then switches. So a machine follows an installation that was adopted
 without a new token, and never goes anywhere else.
 """
 
@@ -22,9 +22,9 @@ from farshore.model.ports import Clock
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 30.0
-"""A server that restarts is back by then."""
+"""A server that restarts has returned by then."""
 TURN_SECONDS = 15.0
-"""For each of the others, before the next is asked."""
+"""For each of the others, before the next is tried."""
 MOST = 16
 
 
@@ -38,17 +38,17 @@ class Servers:
         self._turned = 0.0
 
     def answered(self) -> None:
-        """Note that the current server has answered a heartbeat."""
+        """Record that the current server has answered a heartbeat."""
         self._silent_since = None
         here, announced = self._server.url, self._server.servers[:MOST]
         if not announced:
             return
         if self._server.leaves:
             self._note(announced)
-            log.warning("The installation has been taken over; this machine turns to %s.", announced[0])
+            log.warning("The installation has been taken over; this machine switches to %s.", announced[0])
             self._turn_to(announced[0])
             return
-        # It may be known here by another name than it knows itself: that is the first, for it works.
+        # It may be reachable here by another name than it knows itself: that name is first, because it works.
         self._note([here, *(url for url in announced if url != here)])
         self._keep_url(here)
 
@@ -58,7 +58,7 @@ class Servers:
             self._save()
 
     def failed(self) -> None:
-        """Note that a heartbeat had no answer. After a while, switch to the next server of the list."""
+        """Record that a heartbeat had no answer. After a while, switch to the next server of the list."""
         now = self._clock.monotonic()
         if self._silent_since is None:
             self._silent_since = self._turned = now
@@ -74,17 +74,17 @@ class Servers:
         return self._known[(place + 1) % len(self._known)]
 
     def _turn_to(self, url: str) -> None:
-        log.warning("Turning to another configuration server.", extra={"fields": {"url": url}})
+        log.warning("Switching to another configuration server.", extra={"fields": {"url": url}})
         self._server.move_to(url)
 
     def _keep_url(self, url: str) -> None:
-        """After a restart this server is asked first."""
+        """Store the URL: after a restart this server is tried first."""
         try:
             credentials = Credentials.load(self._settings.credentials)
             if credentials.url.rstrip("/") != url:
                 replace(credentials, url=url).save(self._settings.credentials)
         except (FarshoreError, OSError) as error:
-            log.warning("The server's address could not be kept: %s", error)
+            log.warning("The server's address could not be stored: %s", error)
 
     def _load(self) -> List[str]:
         try:

@@ -1,8 +1,7 @@
 """The agent's report to the configuration server: a heartbeat as often as the server says, and points by the policy's
 clock.
 
-The server's answer says what should be; replication.py makes it so. What is asked for once comes another way
-(commands/).
+The server's answer is the desired state; replication.py makes it so. One-time requests come another way (commands/).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _POINT_RETRY_SECONDS = 15.0
 
 
 class Session:
-    """``run`` in a thread of its own."""
+    """``run`` in its own thread."""
 
     def __init__(
         self,
@@ -49,8 +48,8 @@ class Session:
         handling: Handling,
         servers: Optional[Servers] = None,
     ) -> None:
-        """``follow`` is told where the stream goes; ``servers`` looks for another configuration server where this one
-        is gone. None: there is no other."""
+        """``follow`` is called with the stream's process server; ``servers`` looks for another configuration server if
+        this one is gone. None: there is no other."""
         self._servers = servers
         self._handling = handling
         self._upgrades = upgrades
@@ -73,12 +72,12 @@ class Session:
             self._rest(every)
 
     def wake(self) -> None:
-        """Have the next heartbeat at once."""
+        """Send the next heartbeat at once."""
         self._soon.set()
 
     def _rest(self, seconds: float) -> None:
-        """Until the next heartbeat is due or wanted at once, and no longer than 2 s while the stream does not flow: the
-        answer may say that it goes to another process server."""
+        """Wait until the next heartbeat is due or wanted at once, and at most 2 s while the stream does not flow: the
+        answer may name another process server."""
         while seconds > 0 and not self._soon.wait(min(seconds, _FIRST_SECONDS)):
             seconds -= _FIRST_SECONDS
             run = self._replication.current
@@ -87,7 +86,7 @@ class Session:
         self._soon.clear()
 
     def _beat(self, every: float) -> float:
-        """One heartbeat; the seconds until the next."""
+        """Send one heartbeat; return the seconds until the next."""
         beat = self._reporter.heartbeat()
         self._show(beat)
         try:
@@ -133,7 +132,7 @@ class Session:
             log.warning("No app-consistent point this time: %s", error)
 
     def _show(self, beat: Heartbeat) -> None:
-        """For ``farshore-mobility status``. A full disk must not end the heartbeats."""
+        """Write the file for ``farshore-mobility status``. A full disk must not end the heartbeats."""
         made = self._settings.status.with_suffix(".new")
         try:
             made.parent.mkdir(mode=0o700, exist_ok=True)

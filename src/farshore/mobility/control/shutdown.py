@@ -1,12 +1,12 @@
-"""Shuts the machine down for a failover, so that all it has written lies before its last point.
+"""Shut the machine down for a failover, so that all its writes are before its last point.
 
-An agent that ends with its machine cannot send what other services write after it. So it is the other way round here:
-the services are stopped, the file systems are frozen, the last point is cut, and once the process server has all up to
-it and the configuration server has heard so, the machine is switched off as it stands, frozen: nothing can be written
-after the point. Whatever fails before that thaws the machine and starts its services again.
+An agent that ends with its machine cannot send what other services write after it. So the order is reversed here: the
+services are stopped, the file systems are frozen, and the last point is created. Once the process server has everything
+up to it and the configuration server knows that, the machine is switched off in its frozen state: nothing can be
+written after the point. A failure before that thaws the machine and starts its services again.
 
-An answer that was sent and may have been heard cannot be taken back: then the machine is switched off, too. Two of it
-that run side by side are worse than none.
+An answer that was sent and may have been received cannot be taken back: then the machine is switched off too, because
+two running instances are worse than none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Heard(enum.Enum):
-    """What became of the answer to the command."""
+    """Whether the answer to the command was received."""
 
     YES = "yes"
     NO = "no"
@@ -56,7 +56,7 @@ class Stillness(Protocol):
     """farshore.mobility.points.freezing.Freeze, inside its block."""
 
     def holds(self) -> bool:
-        """Return whether nothing can be written for sure."""
+        """Return whether it is certain that nothing can be written."""
         ...
 
 
@@ -70,8 +70,8 @@ def hold_still(disks: Sequence[ProtectedDisk], seconds: float) -> ContextManager
 
 
 def power_off() -> None:
-    """Switch the machine off at once; nothing is written any more. The unit's filter closes reboot(2) to the agent:
-    then the kernel is asked by its key for emergencies. Raises OSError."""
+    """Switch the machine off at once, without another write. The unit's filter denies reboot(2) to the agent: then the
+    kernel's emergency key (sysrq) is used. Raises OSError."""
     if _LIBC.reboot(ctypes.c_int(_POWER_OFF)):
         log.info("reboot(2): %s", os.strerror(ctypes.get_errno()))
     with _SYSRQ.open("w") as key:
@@ -79,7 +79,7 @@ def power_off() -> None:
 
 
 class Shutdown:
-    """``hold`` freezes, ``off`` switches the machine off, ``ours`` says whether the machine is this agent's own."""
+    """``hold`` freezes, ``off`` switches the machine off, ``ours`` returns whether the machine is this agent's own."""
 
     def __init__(
         self,
@@ -106,10 +106,10 @@ class Shutdown:
         disks: Sequence[ProtectedDisk],
         tell: Tell,
     ) -> ShutDownResult:
-        """Shut the machine down. Where this returns its power stays on for some reason, though all else is done.
+        """Shut the machine down. If this returns, the power is still on for some reason, though everything else is
+        done.
 
-        Raises Refused, Unsupported, TryLater; the machine goes on then.
-        """
+        Raises Refused, Unsupported, TryLater; then the machine continues."""
         epoch = self._check(run)
         try:
             still = self._services.stop(wanted.services)
@@ -120,7 +120,8 @@ class Shutdown:
         except BaseException:
             self._services.start_again()
             raise
-        # Frozen no more, and heard already: what is written from here on is in no point, so it ends in any case.
+        # No longer frozen, and the answer was received: later writes are in no point, so the machine is switched off in
+        # any case.
         log.error("The machine could not be switched off at once; systemd is asked to.")
         run_systemctl(["--no-block", "poweroff"])
         return result

@@ -1,1 +1,1 @@
-"""Which disks there are, and what is copied of them, by hash or by the dirty bitmap."""
+"""List the disks, and copy them by hash or by the dirty bitmap."""

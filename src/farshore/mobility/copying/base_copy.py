@@ -1,9 +1,9 @@
-"""The base of an epoch, by hash: every chunk of every disk is compared, and sent where the vault lacks it.
+"""Copy the base of an epoch by hash: every chunk of every disk is compared, and sent if the vault lacks it.
 
-Initial replication and resync alike, and, for some of the chunks, disks that came or grew. It runs while the capture
-does, and lies below the journal, so it may read a block at any moment. One thread finds zeroes and hashes, a few read
-ahead of it, and a few requests are under way at the same time. Everything repeats until it gets through, so an outage
-only makes the copy longer.
+Used for initial replication and resync, and, for some chunks, for disks that were added or grew. It runs while the
+capture does, and is below the journal, so it may read a block at any moment. One thread finds zeroes and hashes, a few
+read ahead of it, and a few requests are in progress at the same time. Everything is repeated until it succeeds, so an
+outage only makes the copy longer.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from farshore.model.identifiers import CHUNK, DiskNumber
 
 WINDOW_BYTES = 8 << 20
 REQUESTS = 3
-"""Windows being compared and sent at the same time."""
+"""Windows that are compared and sent at the same time."""
 READERS = 2
-"""Windows being read at the same time: a disk gives twice as much as to one who waits for each."""
+"""Windows that are read at the same time: a disk delivers twice as much as to a reader that waits for each."""
 ZERO_RUN_CHUNKS = 4096
-"""Windows of nothing but zeroes are told together, up to so many chunks: 256 MiB."""
+"""Windows of only zeroes are reported together, up to this many chunks: 256 MiB."""
 
-# The C library tells a chunk of zeroes several times as fast as numpy, above all on emulated processors.
+# The C library recognises a chunk of zeroes several times as fast as numpy, above all on emulated processors.
 _compare_memory = ctypes.CDLL(None).memcmp
 _compare_memory.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _ZEROES = np.zeros(CHUNK, np.uint8)
@@ -50,7 +50,7 @@ class ChunkReceiver(Protocol):
         ...
 
     def send_chunks(self, disk: DiskNumber, rows: npt.NDArray[Any], parts: Sequence[Buffer]) -> None:
-        """Durable when it returns."""
+        """Send chunks; durable when it returns."""
         ...
 
 
@@ -59,9 +59,9 @@ class _Window(NamedTuple):
     first_chunk: int
     hashes: npt.NDArray[np.uint8]
     size: int
-    """Bytes of the disk that it stands for."""
+    """Bytes of the disk that it covers."""
     data: memoryview
-    """The same bytes, in ``buffer``; empty where they are all zeroes."""
+    """The same bytes, in ``buffer``; empty if they are all zeroes."""
     buffer: Optional[AlignedBuffer]
 
 
@@ -73,9 +73,9 @@ class _Read(NamedTuple):
 
 
 class BaseCopy:
-    """One copy of some disks. ``hash_key``: 32 bytes, from the epoch's grant. ``runs``: by disk the runs of
-    chunks, (first, count), that are copied; None: all of every disk. ``changed`` is called with disk, first chunk and
-    end of what the copy did not hold before."""
+    """One copy of some disks. ``hash_key``: 32 bytes, from the epoch's grant. ``runs``: by disk the runs of chunks,
+    (first, count), that are copied; None: all of every disk. ``changed`` is called with disk, first chunk and end of
+    what the copy did not hold before."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class BaseCopy:
             try:
                 for window in _joined_zeroes(self._windows(free, stop), free):
                     under_way.add(requests.submit(self._ship, window, free, _Either(stop, giving_up)))
-                    # Those waiting are bounded by the buffers, so that the next is read while all requests are busy.
+                    # Waiting windows are limited by the buffers, so that the next is read while all requests are busy.
                     under_way = _finish(under_way, 0)
                 _finish(under_way, None)
             finally:
@@ -186,7 +186,7 @@ def copied_bytes(runs: Sequence[Tuple[int, int]], size: int) -> int:
 
 
 def _pieces(runs: Sequence[Tuple[int, int]], size: int) -> Iterator[Tuple[int, int]]:
-    """(offset, length) in bytes of each window."""
+    """Yield (offset, length) in bytes of each window."""
     for first, count in runs:
         end = min((first + count) * CHUNK, size)
         for offset in range(first * CHUNK, end, WINDOW_BYTES):
@@ -205,14 +205,14 @@ def chunk_hashes(data: memoryview, key: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _runs(numbers: npt.NDArray[np.intp]) -> Iterator[List[int]]:
-    """(first, last) index of each run of neighbours."""
+    """Yield (first, last) index of each run of neighbours."""
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
     for run in np.split(np.arange(len(numbers)), breaks):
         yield [int(run[0]), int(run[-1])]
 
 
 def _joined_zeroes(windows: Iterator[_Window], free: queue.SimpleQueue[AlignedBuffer]) -> Iterator[_Window]:
-    """The windows, neighbours that are all zeroes made one; their buffers are free at once."""
+    """Yield the windows, with neighbours of only zeroes joined; their buffers are free at once."""
     zeroes: Optional[_Window] = None
     for window in windows:
         empty = not window.hashes.any()
@@ -237,7 +237,7 @@ def _follows(before: _Window, window: _Window) -> bool:
 
 
 def _finish(under_way: Set[Future[None]], timeout: Optional[float]) -> Set[Future[None]]:
-    """Raise what those that have ended raised; the others. ``timeout`` None: wait for all."""
+    """Raise the errors of requests that have ended; return the others. ``timeout`` None: wait for all."""
     done, left = wait(under_way, timeout=timeout)
     for future in done:
         future.result()
@@ -245,7 +245,7 @@ def _finish(under_way: Set[Future[None]], timeout: Optional[float]) -> Set[Futur
 
 
 class _Either(threading.Event):
-    """Set when one of two events is; waits are short enough to notice both."""
+    """Set when either of two events is; waits are short enough to notice both."""
 
     def __init__(self, *events: threading.Event) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""What became of the disks since the last look, and what follows from it for the capture and for the next base.
+"""Compare two lists of disks, and derive what the capture and the next base must do.
 
-Disks that stayed as they were keep their stream: the next epoch inherits them, less the blocks that were written while
-one epoch gave way to the next. A new disk, or one that came back on another device, is copied whole by hash; of one
-that grew, what is new of it. Ranges that are no longer left out are read again; they count as dirty blocks.
+Unchanged disks keep their stream: the next epoch inherits them, except the blocks that were written between the two
+epochs. A new disk, or one that returned on another device, is copied completely by hash; of one that grew, only the new
+part. Ranges that are no longer excluded are read again; they count as dirty blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ChunkRuns = Tuple[Tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """``chunks``: what a healing epoch has to compare by hash beside copying dirty blocks, by disk."""
+    """``chunks``: what a healing epoch has to compare by hash besides copying dirty blocks, by disk."""
 
     chunks: Mapping[DiskNumber, ChunkRuns] = field(default_factory=dict)
 
@@ -48,21 +48,21 @@ class DiskChanges:
     resized: Tuple[Tuple[ProtectedDisk, ProtectedDisk], ...] = ()
     """Before and after."""
     left_out: Tuple[ProtectedDisk, ...] = ()
-    """Disks whose excluded ranges are others now."""
+    """Disks whose excluded ranges have changed."""
     uncovered: Mapping[DiskNumber, Ranges] = field(default_factory=dict)
-    """Blocks that were excluded and are not any more."""
+    """Blocks that were excluded and no longer are."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.resized or self.left_out)
 
     @property
     def urgent(self) -> bool:
-        """Whether a copy that is under way would read what is not there, or must not be sent, any more."""
+        """Return whether a running copy would read what no longer exists, or what must no longer be sent."""
         shrunk = any(after.disk.size < before.disk.size for before, after in self.resized)
         return bool(self.removed or shrunk)
 
     def apply(self, capture: Capture) -> Plan:
-        """Have the capture, in bitmap mode and drained, follow; what the next epoch has to copy. Raises Refused."""
+        """Update the capture, in bitmap mode and drained; return what the next epoch has to copy. Raises Refused."""
         for number in self.removed:
             capture.remove_disk(number)
         for one in self.added:
@@ -86,8 +86,7 @@ def changes(
     after: Sequence[ProtectedDisk],
     suspect: AbstractSet[DiskNumber] = frozenset(),
 ) -> DiskChanges:
-    """Return what happened in between. Disks in ``suspect`` count as gone and come back: their accounts do not add
-    up."""
+    """Return the changes. Disks in ``suspect`` count as removed and added again: their accounts do not add up."""
     old = {one.number: one for one in before}
     new = {one.number: one for one in after}
     stayed = [
@@ -106,21 +105,22 @@ def changes(
 
 
 def _same_device(one: ProtectedDisk, other: ProtectedDisk) -> bool:
-    """A disk that was pulled out and one that was put in its place since may have the same name, device and size."""
+    """Return whether it is the same disk: one that was removed and one that replaced it may have the same name, device
+    and size."""
     sequences = one.disk.sequence, other.disk.sequence
     swapped = all(sequences) and sequences[0] != sequences[1]
     return not swapped and (one.disk.name, one.disk.device) == (other.disk.name, other.disk.device)
 
 
 def _new_chunks(before: ProtectedDisk, after: ProtectedDisk) -> ChunkRuns:
-    """Chunks that the parent cannot have: behind the smaller size, the one that it cuts through included."""
+    """Return chunks that the parent cannot have: beyond the smaller size, including the one that it cuts through."""
     first = min(before.disk.size, after.disk.size) // CHUNK
     end = -(-after.disk.size // CHUNK)
     return ((first, end - first),) if end > first else ()
 
 
 def _uncovered(before: Sequence[SectorRange], after: Sequence[SectorRange]) -> Ranges:
-    """4 KiB blocks with a sector that was excluded and is not any more."""
+    """Return 4 KiB blocks with a sector that was excluded and no longer is."""
     found: List[Tuple[int, int]] = []
     for one in before:
         at = one.start

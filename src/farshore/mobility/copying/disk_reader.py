@@ -1,6 +1,6 @@
-"""Reading a disk past the page cache: what the device holds, into aligned memory.
+"""Read a disk past the page cache: the device's content, into aligned memory.
 
-The block device's own page cache goes stale while a file system is mounted on it, so every read is O_DIRECT.
+The block device's own page cache becomes stale while a file system is mounted on it, so every read is O_DIRECT.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DiskReader:
     """An open disk."""
 
     def __init__(self, disk: CopiedDisk) -> None:
-        """Raises Damaged if it cannot be opened, as it is gone, for one."""
+        """Raises Damaged if it cannot be opened, for example because it is gone."""
         self.disk = disk
         try:
             self._descriptor = os.open(disk.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
@@ -46,7 +46,7 @@ class DiskReader:
             raise self._failed(0, error.strerror) from error
 
     def read(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``, both multiples of 4096 (the disk's end apart). Raises Damaged."""
+        """Fill ``view`` from ``offset``, both multiples of 4096 (except at the disk's end). Raises Damaged."""
         done = 0
         while done < len(view):
             try:

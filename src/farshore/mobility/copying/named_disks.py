@@ -1,7 +1,7 @@
-"""The disks that were named with ``--disk``: each must be a whole disk that is there, named once.
+"""The disks that were named with ``--disk``: each must be an existing whole disk, named once.
 
-A path that was a disk at an earlier start may be away at a later one: the others stay protected, a finding names it,
-and it is taken in when it comes. So the paths that were disks are kept in a file.
+A path that was a disk at an earlier start may be missing at a later one: the others remain protected, a finding names
+it, and it is included when it returns. So the paths that were disks are stored in a file.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def accept_named(given: Sequence[Path], kept: Path) -> None:
-    """Accept the paths of ``--disk``, and keep them in the file ``kept``.
+    """Accept the paths of ``--disk``, and store them in the file ``kept``.
 
-    Raises NotFound for a path that is no disk and never was, Refused for a partition, or a disk that is named twice.
-    """
+    Raises NotFound for a path that is not a disk and never was, Refused for a partition, or a disk that is named
+    twice."""
     if not given:
         return
     before = _read(kept)
@@ -37,12 +37,12 @@ def accept_named(given: Sequence[Path], kept: Path) -> None:
     if accepted != before:
         try:
             write_private(kept, json.dumps(sorted(accepted)).encode())
-        except OSError as problem:  # a full disk must not keep the machine unprotected
+        except OSError as problem:  # a full disk must not prevent the machine's protection
             log.warning("The names of the disks cannot be kept in %s (%s).", kept, problem.strerror)
 
 
 def present(path: Path) -> Optional[Disk]:
-    """Return the disk at ``path``, or the one that it is a partition of. None if it is away now."""
+    """Return the disk at ``path``, or the one that it is a partition of. None if it is missing now."""
     device = _device(path)
     if device is None:
         return None
@@ -54,7 +54,7 @@ def present(path: Path) -> Optional[Disk]:
 
 
 def _whole(path: Path) -> Optional[Disk]:
-    """The disk at ``path``, None if there is none. Raises Refused for a partition."""
+    """Return the disk at ``path``, None if there is none. Raises Refused for a partition."""
     device, disk = _device(path), present(path)
     if disk is not None and disk.device != device:
         raise Refused(

@@ -1,7 +1,7 @@
-"""Blocks that the dirty bitmap names, read past the page cache while the capture runs, as records.
+"""Read the blocks in the dirty bitmap past the page cache while the capture runs, as records.
 
-The base of a healing epoch is made of them; and an unfinished epoch mends its journal with them (pump.py). Dirty blocks
-that lie close together are read in one go.
+They are the base of a healing epoch; and an unfinished epoch mends its journal with them (pump.py). Dirty blocks that
+are close together are read at once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from farshore.model.identifiers import BLOCK, SECTOR, DiskNumber
 from farshore.model.ports import Clock
 
 SPAN_BLOCKS = 512
-"""Blocks read and sent together at most: 2 MiB."""
+"""Maximum blocks that are read and sent together: 2 MiB."""
 GAP_BLOCKS = 16
-"""Clean blocks read along rather than read around."""
+"""Clean blocks that are read along, because reading around them costs more."""
 _SECTORS = BLOCK // SECTOR
 
 
@@ -38,7 +38,7 @@ class BaseReceiver(Protocol):
     """The part of client.DataPlane that the copy uses."""
 
     def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
-        """Durable when it returns."""
+        """Send a batch; durable when it returns."""
         ...
 
 
@@ -90,10 +90,10 @@ def dirty_pieces(
     clock: Clock,
     recorded: Optional[RecordedSectors] = None,
 ) -> Iterator[Piece]:
-    """Yield the dirty blocks as they are on the disks when each piece is asked for. Raises Damaged.
+    """Yield the dirty blocks as they are on the disks when each piece is requested. Raises Damaged.
 
-    Sectors that are ``recorded`` when they have been read are left out: what was read may be older than their records.
-    """
+    Sectors that are ``recorded`` when they have been read are omitted: the read data may be older than their
+    records."""
     buffer = AlignedBuffer(SPAN_BLOCKS * BLOCK)
     for disk in disks:
         ranges = blocks.get(disk.number)
@@ -144,10 +144,9 @@ def _unrecorded(
     time: int,
     taken: npt.NDArray[np.bool_],
 ) -> Optional[Piece]:
-    """As ``block_piece``, without the sectors that are ``taken``, one flag for each sector of ``data``.
+    """Do as ``block_piece``, without the sectors that are ``taken``, one flag for each sector of ``data``.
 
-    All in one piece: after it the caller may learn of more sectors that are taken.
-    """
+    All in one piece: after it the caller may learn of more such sectors."""
     by_block = taken.reshape(-1, _SECTORS)[wanted - first]
     pieces: List[Piece] = []
     whole = wanted[~by_block.any(axis=1)]
@@ -171,11 +170,10 @@ def _unrecorded(
 def block_piece(
     disk: DiskNumber, first: int, data: memoryview, wanted: npt.NDArray[np.int64], sectors: int, time: int
 ) -> Piece:
-    """Return records of the wanted blocks; neighbours that are alike (zero or not) are joined.
+    """Return records of the wanted blocks; neighbours of the same kind (zero or not) are joined.
 
     ``data`` holds whole blocks from block ``first`` on; ``wanted`` are numbers of blocks in it, sorted; ``sectors`` is
-    the disk's size. Nothing of the result refers to ``data``.
-    """
+    the disk's size. The result does not refer to ``data``."""
     blocks = np.frombuffer(data, np.uint64).reshape(-1, BLOCK // 8)[wanted - first]
     zero: npt.NDArray[np.bool_] = np.logical_not(blocks.any(axis=1))
     begins = np.ones(len(wanted), bool)

@@ -1,4 +1,4 @@
-"""How far a copy has come, and how long it will take at the pace of the last minute."""
+"""The progress of a copy, and the remaining time at the pace of the last minute."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CopyProgress:
                 self._samples.popleft()
 
     def again(self, size: int) -> None:
-        """Add bytes that have to be covered again."""
+        """Add bytes that must be covered again."""
         with self._lock:
             self._done = max(0, self._total - size)
             self._samples = deque([(self._clock.monotonic(), self._done)])

@@ -1,7 +1,7 @@
-"""Which disks are protected, under which numbers, and what of them is left out.
+"""Choose which disks are protected, their numbers, and their excluded parts.
 
-A disk keeps its number for as long as the agent's state lasts: by its world-wide name or serial number, else by its
-name. Left out are swap areas and the agent's own .hrl file.
+A disk keeps its number as long as the agent's state lasts: by its world-wide name or serial number, otherwise by its
+name. Swap areas and the agent's own .hrl file are excluded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProtectedDisk:
-    """A disk with its number and the sectors of it that are not shipped."""
+    """A disk with its number and the sectors of it that are not sent."""
 
     number: DiskNumber
     disk: Disk
@@ -34,13 +34,13 @@ class ProtectedDisk:
     boot: bool = False
 
     def copied(self) -> CopiedDisk:
-        """Return the disk as the copy needs it."""
+        """Return the disk in the form for the copy."""
         ranges = tuple((one.start * SECTOR, one.end * SECTOR) for one in self.excluded)
         return CopiedDisk(self.number, self.disk.path, self.disk.size, ranges)
 
 
 class DiskNumbers:
-    """The numbers given so far, kept in a file."""
+    """The assigned numbers, kept in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,11 +53,10 @@ class DiskNumbers:
         self._unkept_told = False
 
     def number(self, disk: Disk) -> DiskNumber:
-        """Return the disk's number; a new disk gets the next one that was never given.
+        """Return the disk's number; a new disk gets the next unused one.
 
-        Where the file cannot be written that is tried again at each call. A run that has not learnt of a number may
-        give it to another disk: that costs a comparison, while a new disk without a number would not be protected.
-        """
+        If the file cannot be written, this is retried at each call. A run that does not know a number may give it to
+        another disk: that costs a comparison, while a new disk without a number would not be protected."""
         identity = disk.wwid or disk.serial or disk.name
         if identity not in self._known:
             self._known[identity] = max(self._known.values(), default=-1) + 1
@@ -79,7 +78,7 @@ class DiskNumbers:
 def protected_disks(
     numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path], without: Sequence[int]
 ) -> List[ProtectedDisk]:
-    """Return all disks of the machine, or those ``given`` that are there, less the numbers in ``without``. Raises
+    """Return all disks of the machine, or those ``given`` that exist, except the numbers in ``without``. Raises
     NotFound."""
     return [one for one in all_disks(numbers, given, spill) if one.number not in without]
 
@@ -97,21 +96,21 @@ def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]
 
 
 def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:
-    """Return (name, size) and (name, sequence) of every block device, the swap areas, and where the .hrl file lies,
-    which defragmenting may change: a cheap look that tells whether a closer one is due."""
+    """Return (name, size) and (name, sequence) of every block device, the swap areas, and the place of the .hrl file,
+    which defragmentation may change. A cheap check that shows whether a closer one is necessary."""
     found = {("swap", line.split()[0]) for line in SWAPS.read_text(encoding="utf-8").splitlines()[1:]}
     if spill is not None:
         with contextlib.suppress(OSError, Unsupported, Refused):
             found.add((str(spill), repr(file_ranges(spill, settle=False))))
     for place in SYS_BLOCK.iterdir():
-        with contextlib.suppress(OSError):  # it is just going
+        with contextlib.suppress(OSError):  # it is being removed at this moment
             found.add((place.name, (place / "size").read_text(encoding="ascii")))
             found.add((place.name, "sequence " + (place / "diskseq").read_text(encoding="ascii")))
     return frozenset(found)
 
 
 def spill_is_safe(path: Path, disks: Sequence[Disk]) -> bool:
-    """Return whether the .hrl file at ``path`` may be written to: not if its own writes would be captured."""
+    """Return whether the .hrl file at ``path`` may be written: not if its own writes would be captured."""
     try:
         file_ranges(path)
     except (Unsupported, Refused) as error:

@@ -1,1 +1,1 @@
-"""Recovery points: how still the machine is held for each."""
+"""Recovery points, and how the machine is held for each."""

@@ -1,7 +1,7 @@
-"""Holding the machine's file systems still for an instant, so that a point is clean on disk.
+"""Freeze the machine's file systems for a moment, so that a point is clean on disk.
 
-The freeze and the thaw are done by thaw_guard.py, a process of its own that thaws when its time is up or when the
-agent dies: a machine must never stay frozen. Nothing is written or logged here between the two.
+The freeze and the thaw are done by thaw_guard.py, a separate process that thaws when its time is up or when the agent
+dies: a machine must never remain frozen. Nothing is written or logged here between the two.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def order_of_freezing(mounted_on: Mapping[str, FrozenSet[str]], disks: FrozenSet[str]) -> List[str]:
-    """Mount points to freeze, given (in mount order) the disks ("major:minor") below each: those mounted last first.
+    """Return the mount points to freeze, given (in mount order) the disks ("major:minor") below each: those mounted
+    last first.
 
-    A file system in a file of another one was mounted after it, so it is frozen before it.
-    """
+    A file system in a file of another one was mounted after it, so it is frozen before it."""
     return [point for point, below in reversed(list(mounted_on.items())) if below & disks]
 
 
 def write_out(mount_points: Sequence[str]) -> None:
-    """Have these file systems write what they hold back. Not all of the machine's: one on a dead server would hang."""
+    """Let these file systems write their cached data. Not all of the machine's: one on a dead server would hang."""
     for point in mount_points:
-        with contextlib.suppress(OSError):  # whoever freezes it is told
+        with contextlib.suppress(OSError):  # the freeze itself reports it
             descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 _LIBC.syncfs(descriptor)
@@ -47,8 +47,7 @@ def write_out(mount_points: Sequence[str]) -> None:
 class Freeze:
     """``with Freeze(points): …``: frozen inside. Raises TryLater if a file system cannot be frozen.
 
-    ``thaw`` raises TryLater where the guard had to thaw before: what was done inside then means nothing.
-    """
+    ``thaw`` raises TryLater if the guard had to thaw before: then the work inside has no meaning."""
 
     def __init__(self, mount_points: Sequence[str], seconds: float = FREEZE_SECONDS) -> None:
         self._points = list(mount_points)
@@ -71,7 +70,7 @@ class Freeze:
         return self
 
     def holds(self) -> bool:
-        """Return whether everything is frozen for sure: the guard counts its time from later on than we do."""
+        """Return whether everything is certainly frozen: the guard's time begins later than ours."""
         return time.monotonic() < self._until
 
     def thaw(self) -> None:
@@ -91,7 +90,7 @@ class Freeze:
         try:
             self._pipe(0).write(word.encode() + b"\n")
         except BrokenPipeError:
-            return  # it has ended; what it said last tells why
+            return  # it has ended; its last message says why
 
     def _expect(self, word: str, seconds: float) -> None:
         pipe = self._pipe(1)
@@ -110,7 +109,7 @@ class Freeze:
         return pipe
 
     def _end(self) -> None:
-        """Closing its input makes the guard thaw, if it has not."""
+        """Close the guard's input, which makes it thaw if it has not."""
         guard, self._guard = self._guard, None
         if guard is None:
             return

@@ -1,11 +1,10 @@
-"""Scripts that make applications quiet before an app-consistent point, and wake them afterwards.
+"""Run scripts that quiesce applications before an app-consistent point, and resume them afterwards.
 
-Every executable file in the folder is run with the argument ``freeze``, in the order of their names, and with
-``thaw`` in the reverse order. One that fails or takes too long makes the point fail; those that had succeeded are
-still told to thaw.
+Every executable file in the folder is run with the argument ``freeze``, in the order of their names, and with ``thaw``
+in the reverse order. If one fails or takes too long, the point fails; those that had succeeded still get ``thaw``.
 
-The agent runs them as root. So a script counts only if nobody but root could have written it: its file, and every
-folder above it, must belong to root (or to whom the agent runs as) and be writable by nobody else.
+The agent runs them as root. So a script is run only if nobody but root could have written it: its file, and every
+folder above it, must belong to root (or to the agent's user) and be writable by nobody else.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ HOOK_SECONDS = 60.0
 
 
 class Quiesced:
-    """``with Quiesced(folder): …``: applications are quiet inside. Raises TryLater, having woken them again."""
+    """``with Quiesced(folder): …``: applications are quiesced inside. Raises TryLater, having resumed them."""
 
     def __init__(self, folder: Path = FOLDER, seconds: float = HOOK_SECONDS) -> None:
         self._folder = folder
@@ -83,7 +82,7 @@ def _check_safe(script: Path) -> None:
     real = script.resolve()
     for path in (script.parent.resolve(), *script.parent.resolve().parents, real, *real.parents):
         found = path.stat()
-        # In a sticky folder nobody can replace what belongs to another.
+        # In a sticky folder nobody can replace another user's file.
         writable = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
         sticky = stat.S_ISDIR(found.st_mode) and bool(found.st_mode & stat.S_ISVTX)
         if found.st_uid not in (0, os.geteuid()) or (writable and not sticky):

@@ -1,4 +1,4 @@
-"""Cutting recovery points: at once, with the file systems still, or with the applications quiet as well."""
+"""Create recovery points: at once, with the file systems frozen, or with the applications quiesced as well."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOOK_SECONDS = 0.1
 
 
 class Stream(Protocol):
-    """What cuts points into the stream: an epoch run."""
+    """What puts points into the stream: an epoch run."""
 
     def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
         """Put a recovery point into the stream at this very moment, if ``still`` holds after it."""
@@ -38,12 +38,11 @@ def take_point(
     hooks: Path = FOLDER,
     hold: float = 0.0,
 ) -> Milestone:
-    """Cut a point of the kind asked for and return where it came to lie. Raises TryLater; nothing stays frozen.
+    """Create a point of the requested kind and return its place in the stream. Raises TryLater; nothing remains frozen.
 
-    Without data mode a round is had for it, which freezes by itself. ``hold``: the machine stays frozen for so many
-    seconds from before the point, so that whoever stops it meanwhile loses nothing. Only with data mode, and not for a
-    crash-consistent point.
-    """
+    Without data mode a round is made for it, which freezes by itself. ``hold``: the machine remains frozen for this
+    many seconds, counted from before the point, so a caller that stops it meanwhile loses nothing. Only with data mode,
+    and not for a crash-consistent point."""
     if isinstance(stream, RoundRun):
         if hold:
             raise Unsupported("Without data mode this machine cannot be frozen.", remedy="Shut it down instead.")
@@ -65,7 +64,7 @@ def _cut_frozen(point: PointPayload, stream: Stream, devices: FrozenSet[str], ho
         milestone = stream.cut(point, freeze.holds)
         if not hold:
             freeze.thaw()
-        while hold and freeze.holds():  # the sender goes on meanwhile; whoever waits sees the point in the vault
+        while hold and freeze.holds():  # the sender continues meanwhile; the caller sees the point in the vault
             time.sleep(_LOOK_SECONDS)
     return milestone
 

@@ -1,10 +1,10 @@
-"""Stops what a machine does for its users, before its last point, and starts it again where that point does not come.
+"""Stop a machine's services before its last point, and start them again if that point is not created.
 
-Stopped is what runs and was started after the basic system, as systemd's shutdown would begin with. What the agent
-needs to say its last words stays: the network, the message bus, logins, its own unit.
+Stopped are units that run and were started after the basic system, those with which systemd's shutdown would begin.
+What the agent needs for its last messages remains: the network, the message bus, logins, its own unit.
 
-What was stopped is written down first, with the boot that it was in: an agent that dies in between is followed by one
-that starts it again. After another boot (of the source, or of its recovered copy) systemd has seen to that.
+The stopped units are written to a file first, with the id of the boot: if the agent dies in between, the next one
+starts them again. After another boot (of the source, or of its recovered copy) systemd has started them.
 
 Layout (JSON): ``{"format": 1, "boot": text, "services": [text, …]}``.
 """
@@ -33,18 +33,18 @@ _KEPT = (
     "dbus", "polkit", "user@", "getty@", "serial-getty@", "ssh.", "sshd.", "qemu-guest-agent", "open-vm-tools",
     "vmtoolsd", "dhclient", "dhcpcd", "multipathd", "iscsid", "lvm2-", "systemd-",
 )  # fmt: skip
-"""Their names' beginnings. None of them keeps its users' data; some of them the agent's disks or network rest upon."""
+"""Prefixes of their names. None of them keeps its users' data; some provide the agent's disks or network."""
 
 
 class Services:
-    """``path``: where it is written down what was stopped."""
+    """``path``: the file with the stopped units."""
 
     def __init__(self, path: Path, systemctl: Answer = ask_systemctl) -> None:
         self._path = path
         self._systemctl = systemctl
 
     def stop(self, seconds: float) -> List[str]:
-        """Stop them; those that have not ended after ``seconds``. Raises TryLater if systemd does not answer."""
+        """Stop them; return those that have not ended after ``seconds``. Raises TryLater if systemd does not answer."""
         end = time.monotonic() + seconds
         wanted = self._to_stop()
         if not wanted:
@@ -59,7 +59,7 @@ class Services:
         return [one for one in wanted if one in running]
 
     def start_again(self) -> None:
-        """Start what was stopped in this boot, and forget it."""
+        """Start what was stopped in this boot, and delete the record."""
         stopped = self._stopped()
         if stopped:
             log.warning("Services start again.", extra={"fields": {"services": " ".join(stopped)}})
@@ -96,7 +96,8 @@ class Services:
 
 
 def _serving(told: str) -> Set[str]:
-    """Of units, as ``systemctl show`` tells them: those of the running system, less what the network rests upon."""
+    """Return, from the output of ``systemctl show``, the units of the running system without those that the network
+    needs."""
     found = set()
     for block in told.split("\n\n"):
         fields: Dict[str, List[str]] = {}

@@ -53,7 +53,7 @@ def _freeze(opened: List[Tuple[str, int]], frozen: List[int]) -> str:
         try:
             fcntl.ioctl(descriptor, FIFREEZE, 0)
         except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:  # vfat and the like: nothing to freeze; it was synchronised before
+            if error.errno == errno.EOPNOTSUPP:  # vfat and the like: nothing to freeze; it was synced before
                 continue
             return f"{path}: {error.strerror}"
         frozen.append(descriptor)
@@ -65,7 +65,7 @@ def _thaw(frozen: List[int]) -> None:
         try:
             fcntl.ioctl(frozen.pop(), FITHAW, 0)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # somebody thawed it already
+            if error.errno != errno.EINVAL:  # somebody has thawed it already
                 os.write(2, f"thawing failed: {error.strerror}\n".encode())
 
 

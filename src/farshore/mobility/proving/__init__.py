@@ -1,1 +1,2 @@
-"""Whether the copy equals this machine's disks: chunks hashed at known places of the stream, compared by the server."""
+"""Check whether the copy equals this machine's disks: chunks are hashed at known places of the stream, and the server
+compares them."""

@@ -1,4 +1,4 @@
-"""The process server, as a proof needs it."""
+"""The process server's part in a proof."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from farshore.formats.proof import Difference, Proof
 
 
 class Comparer(Protocol):
-    """The part of client.DataPlane that compares chunks with the vault. Raises what that does."""
+    """The part of client.DataPlane that compares chunks with the vault. Raises its errors."""
 
     def prove(self, proof: Proof) -> ProofAnswer:
         """Compare chunks by their hashes."""

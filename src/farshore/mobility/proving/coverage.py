@@ -1,7 +1,7 @@
-"""What of each disk has been proven equal to its copy, and when; what is in doubt; what was discarded.
+"""Remember what of each disk has been proven equal to its copy, and when; what is in doubt; what was discarded.
 
-It outlives epochs and restarts: a file in the agent's folder keeps it (see Proving.save_if_due). Memory follows the
-number of places, not the disks' size.
+It outlives epochs and restarts: a file in the agent's folder stores it (see Proving.save_if_due). Memory grows with the
+number of ranges, not with the disks' size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TOGETHER = 60 * 10**9
 _MOST_DIFFERENCES = 10_000
 _NEVER_FORGOTTEN = 1 << 40
 _LONGEST_LEFT = 3600 * 10**9
-"""Nothing is left alone for longer (ns): what is to be later was asked for by a clock that was ahead."""
+"""No chunk is postponed for longer (ns): a later time came from a clock that was ahead."""
 _NOTHING: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = {}
 
 
@@ -50,14 +50,14 @@ class Coverage:
     """Safe to use from several threads."""
 
     def __init__(self, path: Optional[Path]) -> None:
-        """``path``: where it is kept; None: nowhere. What cannot be read is proven again."""
+        """``path``: the file for it; None: it is not stored. What cannot be read is proven again."""
         self._path = path
         self._lock = threading.RLock()
         self._sizes: Dict[DiskNumber, int] = {}
         """In chunks."""
         self._proven: Table[Proven] = defaultdict(lambda: Spans(_joined))
         self._before: Table[Proven] = defaultdict(lambda: Spans(_joined))
-        """What is in doubt: where it was proven last, for the points from before are none the worse."""
+        """What is in doubt: the place of its last proof, because points from before that are not affected."""
         self._doubts: Table[str] = defaultdict(lambda: Spans(_same))
         self._discarded: Table[bool] = defaultdict(discarded_spans)
         self._left_out: Table[bool] = defaultdict(lambda: Spans(_same, _NEVER_FORGOTTEN))
@@ -67,11 +67,11 @@ class Coverage:
         self._carried: Set[Tuple[DiskNumber, int]] = set()
         """Suspected in an epoch that ended before they were judged."""
         self.unjudged = 0
-        """Chunks that differed when their epoch ended, and were equal in a later one: nobody knows why."""
+        """Chunks that differed when their epoch ended, and were equal in a later one: the reason is unknown."""
         self.differences = 0
         """Ever found."""
         self.excused = 0
-        """Chunks that were sent again without a report: something else than a fault explains that they differed."""
+        """Chunks that were sent again without a report: something other than a fault explains the difference."""
         self._version = self._written = 0
         self._saving = threading.Lock()
         try:
@@ -85,8 +85,8 @@ class Coverage:
     def fit(
         self, sizes: Mapping[DiskNumber, int], left_out: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = _NOTHING
     ) -> None:
-        """Set the disks, by their number of chunks, and runs of chunks (first, end) that are not copied. Forgets other
-        disks."""
+        """Set the disks, by their number of chunks, and runs of chunks (first, end) that are not copied. Other disks
+        are dropped."""
         with self._lock:
             self._sizes = dict(sizes)
             self._left_out.clear()
@@ -116,7 +116,7 @@ class Coverage:
             self._suspected.clear()
 
     def forget(self) -> None:
-        """Forget all proofs, as the copy is another one."""
+        """Drop all proofs, because the copy is another one."""
         with self._lock:
             self._proven.clear()
             self._before.clear()
@@ -161,11 +161,13 @@ class Coverage:
                     self._carried -= equal
                     self.unjudged += lost
                     fields = {"disk": disk, "chunks": lost}
-                    log.warning("Chunks that differed are equal again, and nobody knows why.", extra={"fields": fields})
+                    log.warning(
+                        "Chunks that differed are equal again; the reason is not known.", extra={"fields": fields}
+                    )
             self._version += 1
 
     def differs(self, disk: DiskNumber, chunk: int, *, told: bool) -> None:
-        """Note that this chunk is not equal to its copy. ``told``: it counts as a difference."""
+        """Record that this chunk is not equal to its copy. ``told``: it counts as a difference."""
         with self._lock:
             if told:
                 if len(self._differing) < _MOST_DIFFERENCES:
@@ -176,7 +178,7 @@ class Coverage:
             self.doubt(disk, chunk, chunk + 1, "it differed, and was sent again")
 
     def suspect(self, disk: DiskNumber, chunk: int, until: int) -> None:
-        """Note that this chunk was not equal to its copy, perhaps for a moment only. It is compared again at
+        """Record that this chunk was not equal to its copy, perhaps only for a moment. It is compared again at
         ``until``."""
         with self._lock:
             self._carried.discard((disk, chunk))
@@ -191,26 +193,26 @@ class Coverage:
             return bool(self._discarded[disk].within(chunk, chunk + 1))
 
     def last(self, disk: DiskNumber, chunk: int) -> Optional[Position]:
-        """Return where in the stream the chunk was proven last, at least; None: that is not known."""
+        """Return a place in the stream at or after which the chunk was proven last; None: unknown."""
         with self._lock:
             found = self._proven[disk].within(chunk, chunk + 1) or self._before[disk].within(chunk, chunk + 1)
         return Position(Epoch(found[0].value.epoch), SequenceNumber(found[0].value.sequence)) if found else None
 
     def cause(self, disk: DiskNumber, chunk: int) -> str:
-        """Return why the chunk is in doubt; empty: it is not, or that is not known."""
+        """Return why the chunk is in doubt; "" if it is not, or the reason is unknown."""
         with self._lock:
             found = self._doubts[disk].within(chunk, chunk + 1)
         return found[0].value if found else ""
 
     @property
     def differing(self) -> int:
-        """Chunks that were found to differ and are not proven since."""
+        """The number of chunks that were found to differ and were not proven since."""
         with self._lock:
             return len(self._differing)
 
     @property
     def weak(self) -> float:
-        """The share of what is proven of which a scan proved it."""
+        """The share of the proven chunks that a scan proved."""
         with self._lock:
             spans = [one for all_of in self._proven.values() for one in all_of]
         weak = sum(one.end - one.first for one in spans if one.value.weak)
@@ -223,7 +225,7 @@ class Coverage:
             return sum(spans.chunks for spans in self._doubts.values())
 
     def postpone(self, disk: DiskNumber, chunks: Sequence[int], until: int) -> None:
-        """Leave these chunks (sorted) alone until then, ns since 1970 UTC: they are written to all the time."""
+        """Postpone these chunks (sorted) until then, ns since 1970 UTC: they are written all the time."""
         with self._lock:
             for first, end in runs(chunks):
                 self._busy[disk].put(first, end, until)
@@ -234,8 +236,8 @@ class Coverage:
             return [(disk, chunk, chunk + 1) for disk, chunk in self._differing]
 
     def next(self, most: int, now: int) -> List[Tuple[DiskNumber, int, int]]:
-        """Return up to ``most`` chunks to be proven next, as runs (disk, first, end): what is in doubt, what was never
-        proven, what was proven longest ago."""
+        """Return up to ``most`` chunks to be proven next, as runs (disk, first, end): those in doubt, then those never
+        proven, then those proven longest ago."""
         chosen: List[Tuple[DiskNumber, int, int]] = []
         with self._lock:
             for busy in self._busy.values():
@@ -272,7 +274,7 @@ class Coverage:
                 for first, end in doubted.gaps(low, high):
                     yield disk, first, end
         old = [
-            # A time that is still to come tells nothing: the clock was ahead. What a scan proved is proven again first.
+            # A time in the future has no meaning: the clock was ahead. What a scan proved is proven again first.
             (one.value.time if one.value.time <= now and not one.value.weak else 0, disk, one.first, one.end)
             for disk, all_of in self._proven.items()
             for one in all_of
@@ -281,8 +283,8 @@ class Coverage:
             yield disk, first, end
 
     def standing(self, since: int, now: int) -> Dict[DiskNumber, DiskProof]:
-        """Return how each disk stands at ``now`` (ns since 1970 UTC); ``lately``: proven at ``since`` or after it. What
-        was proven by a clock that was ahead counts as proven, and nobody knows when."""
+        """Return the state of each disk at ``now`` (ns since 1970 UTC); ``lately``: proven at ``since`` or later. What
+        was proven by a clock that was ahead counts as proven, at an unknown time."""
         with self._lock:
             found = {}
             for disk, total in self._sizes.items():
@@ -303,8 +305,8 @@ class Coverage:
             return found
 
     def save(self) -> None:
-        """Write it down, if something has changed. Raises OSError."""
-        with self._saving:  # two writers of one file would leave what nobody can read
+        """Write the file, if something has changed. Raises OSError."""
+        with self._saving:  # two writers of one file would make it unreadable
             self._save()
 
     def _save(self) -> None:
@@ -367,5 +369,6 @@ def _listed(table: Mapping[DiskNumber, Spans[Any]]) -> Dict[str, List[List[Any]]
 
 
 def _plain(value: Any) -> Any:
-    """As an earlier release reads it, which knows no weak proofs; it goes on after an upgrade that failed."""
+    """Return the form that an earlier release reads, which knows no weak proofs; it continues after a failed
+    upgrade."""
     return value[:3] if isinstance(value, Proven) and not value.weak else value

@@ -1,7 +1,7 @@
-"""Chunks of which a part only is copied, as an excluded area (a swap area, the .hrl file) begins or ends in them.
+"""Chunks of which only a part is copied, because an excluded area (a swap area, the .hrl file) begins or ends in them.
 
-What a reading has for an excluded area is made up, so the hash of such a chunk says nothing. It is compared by its
-4 KiB blocks, and those that the area touches do not count.
+The bytes of an excluded area are not the disk's, so the hash of such a chunk has no meaning. It is compared by its 4
+KiB blocks, without those that the area touches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def left_out_chunks(disk: CopiedDisk) -> List[Tuple[int, int]]:
 
 
 def edge_chunks(disk: CopiedDisk) -> Set[int]:
-    """Return the chunks of which a part is copied."""
+    """Return the chunks of which only a part is copied."""
     ends = [place for low, high in disk.excluded for place in (low, high) if place < disk.size]
     return {place // CHUNK for place in ends if place % CHUNK}
 

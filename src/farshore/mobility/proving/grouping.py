@@ -1,4 +1,4 @@
-"""How chunks are grouped to be read and compared: neighbours together, what was written to in a few small groups."""
+"""Group chunks for reading and comparing: neighbours together, recently written chunks in a few small groups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def neighbours(chunks: Chunks) -> Iterator[Tuple[int, int]]:
 def small_groups(
     missed: Mapping[DiskNumber, Sequence[int]], most: int
 ) -> Tuple[List[Mapping[DiskNumber, Chunks]], Dict[DiskNumber, List[int]]]:
-    """Return groups of ``most`` chunks, a few only, as each is compared by itself; and the chunks that are in none."""
+    """Return groups of ``most`` chunks, only a few, because each is compared separately; and the chunks that are in
+    none."""
     parts: List[Mapping[DiskNumber, Chunks]] = []
     left: Dict[DiskNumber, List[int]] = {}
     for disk, chunks in missed.items():

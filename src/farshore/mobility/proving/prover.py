@@ -1,9 +1,9 @@
-"""One epoch's proofs: read chunks without holding anything still, and have the server compare them with the copy.
+"""One epoch's proofs: read chunks without freezing anything, and let the server compare them with the copy.
 
 A chunk is read while no write to it is in flight. If no record touches it from before the reading up to a place in the
-stream, then it is at that place what was read (docs/decisions/2026-11-26-proof.md). Else it is read again later, and
-chunks that are written to all the time in a shorter round of their own. A chunk that differs is suspected first. If it
-still differs later, both versions are kept and the chunk is put into the stream at just such a place.
+stream, then its content at that place is what was read (docs/decisions/2026-11-26-proof.md). Otherwise it is read again
+later, and chunks that are written all the time in a separate shorter round. A chunk that differs is first suspected. If
+it still differs later, both versions are stored and the chunk is put into the stream at such a place.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ _STREAM_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 _TROUBLE_SECONDS = 60.0
 _TRIES = 4
-"""So often a chunk is read in a round of its own before it is left for the next time."""
+"""Number of separate rounds in which a chunk is read before it is left for the next time."""
 _DEMANDED_CHUNKS = 2048
 _FEWER = (64, 4)
-"""Chunks that are read together once they were written to while more were."""
+"""Chunks that are read together after they were written while a larger group was read."""
 _BUSY_NANOSECONDS = 600 * 10**9
-"""For how long a chunk that was written to each time is left alone."""
+"""Time for which a chunk that was written each time is postponed."""
 HOLD_SECONDS = 45.0
-"""The kernel writes a dirty page after 30 s, and looks every 5 s, unless it was told otherwise."""
+"""The kernel writes a dirty page after 30 s, and checks every 5 s, unless configured otherwise."""
 MOST_HOLDS = 8
-"""How often a chunk is looked at again whose blocks were all written to in between. Then only a page that changed in
-flight explains that they differ."""
+"""Number of further looks at a chunk whose blocks were all written in between. Then only a page that changed in flight
+explains the difference."""
 _JUDGE_SECONDS = 15.0
-"""For how long after HOLD_SECONDS whoever wants to end the epoch may wait for a verdict."""
+"""Time after HOLD_SECONDS for which the end of an epoch may wait for a verdict."""
 _MOST_SUSPECTS = 4096
-"""Chunks that are suspected at the same time; more are in doubt meanwhile."""
+"""Maximum of suspected chunks at one time; further ones are in doubt meanwhile."""
 
 
 class CopyLost(Damaged):
@@ -72,7 +72,7 @@ class CopyLost(Damaged):
 
 @dataclass
 class _Suspect:
-    """A chunk that was different. ``since``: seconds of the monotonic clock; what is known of it from before."""
+    """A chunk that differed. ``since``: seconds of the monotonic clock; and what is known of it from before."""
 
     since: float
     cause: str
@@ -104,8 +104,8 @@ class QuietPlaces(Protocol):
 
 @dataclass
 class _Round:
-    """What one round found: by disk the chunks that were read and not touched, and their hashes; all at ``sequence``.
-    ``missed``: those that were touched, or could not be read in quiet."""
+    """The result of one round: by disk the chunks that were read and not touched, and their hashes; all at
+    ``sequence``. ``missed``: those that were touched, or could not be read without a write in flight."""
 
     sequence: SequenceNumber
     hashes: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.uint8]]]
@@ -115,7 +115,7 @@ class _Round:
 
 
 class Prover:
-    """``run`` in a thread of its own, once the epoch is consistent."""
+    """``run`` in its own thread, once the epoch is consistent."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Prover:
         courtesy: Courtesy,
         watch: Watch,
     ) -> None:
-        """``watch``: it is shown all records of the epoch, from its beginning on."""
+        """``watch``: it sees all records of the epoch, from its beginning on."""
         self._proving = proving
         self._generation = proving.generation
         self._epoch = epoch
@@ -145,13 +145,14 @@ class Prover:
         self._watch = watch
         self._buffer = AlignedBuffer(RUN_CHUNKS * CHUNK)
         self._due = self._fast_due = self._not_before = clock.monotonic()
-        """When the next round begins: at the usual pace; where much came into doubt at once; and any at all."""
+        """When the next round begins: at the usual pace; after many chunks came into doubt at once; and at the
+        earliest."""
         self._bearable = self._due
-        """When the server may be asked to compare again: until then reading may go on."""
+        """When the server may be asked to compare again: until then reading may continue."""
         self._counted = time.thread_time()
         self._sparing = Sparing(clock)
         self._short = 0
-        """How many chunks the last round read before it was cut off; 0: it was not."""
+        """Number of chunks that the last round read before it was interrupted; 0: it was not."""
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
         self._turns = Turns(clock)
 
@@ -172,7 +173,7 @@ class Prover:
                     self._not_before = self._clock.monotonic() + _LOOK_SECONDS
                 except (CopyLost, Fenced):
                     raise
-                except FarshoreError as error:  # a proof that cannot be made must not end the stream
+                except FarshoreError as error:  # a failed proof must not end the stream
                     self._proving.paused = error.message
                     if demand is not None:
                         self._proving.met(demand, str(error))
@@ -207,7 +208,8 @@ class Prover:
             self._proving.paused = ""
             seconds = min(FAST_ROUND_SECONDS if fast else ROUND_SECONDS, self._until_judged(began))
             most = max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK))
-            # A round reads in the disk's order: the same chunks first each time, were it as long as the one before.
+            # A round reads in the disk's order, so it would always read the same chunks first if it were as long as the
+            # last one.
             most, self._short = self._short or most, 0
             chosen = self._proving.coverage.next(most, self._clock.now())
         if not chosen:
@@ -220,12 +222,12 @@ class Prover:
         now = self._clock.monotonic()
         ready = began + size / pace if pace else now
         self._due = max(self._due, ready, now + rest)
-        # What is in doubt is to be proven within a minute: the server bears as much as when somebody waits for it.
+        # Chunks in doubt must be proven within a minute: the server allows as much as when somebody waits for a proof.
         self._bearable = now + rest / URGENT
         self._fast_due = max(self._fast_due, ready, self._bearable - FAST_ROUND_SECONDS)  # reading takes that long
 
     def _meet(self, demand: Demand, stop: threading.Event) -> None:
-        """A part of what somebody waits for, as fast as copies may go. What is held is waited for at the end."""
+        """Do a part of a requested proof, as fast as copies may go. Suspected chunks are waited for at the end."""
         held = [run for run in demand.left if self._is_held(*run)]
         demand.left = [run for run in demand.left if not self._is_held(*run)]
         part = demand.take(_DEMANDED_CHUNKS)
@@ -245,28 +247,28 @@ class Prover:
             self._rest(1.0, stop)
 
     def _urgent(self) -> List[Tuple[DiskNumber, int]]:
-        """What is not put off: chunks that differ, and those that are suspected and may be judged now."""
+        """Return what is not postponed: chunks that differ, and suspected ones that may be judged now."""
         differing = [(disk, first) for disk, first, _ in self._proving.coverage.urgent()]
         suspected = [(disk, chunk) for disk, chunk in self._suspects if not self._is_held(disk, chunk, chunk + 1)]
         return list(dict.fromkeys(differing + suspected))
 
     def _until_judged(self, now: float) -> float:
-        """Seconds until a suspected chunk may be judged, for which no long round is to be begun."""
+        """Return the seconds until a suspected chunk may be judged; no long round must begin before that."""
         left = [suspect.since + HOLD_SECONDS - now for suspect in self._suspects.values()]
         return max(1.0, min(left, default=ROUND_SECONDS))
 
     def _is_held(self, disk: DiskNumber, first: int, end: int) -> bool:
-        """Whether this is a single chunk that is suspected and not to be judged yet."""
+        """Return whether this is a single suspected chunk that must not be judged yet."""
         suspect = self._suspects.get((disk, first)) if end - first == 1 else None
         return suspect is not None and self._clock.monotonic() < suspect.since + HOLD_SECONDS
 
     def _prove(
         self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int, demand: Optional[Demand] = None
     ) -> Tuple[int, float]:
-        """Read, compare, and deal with what differs. Bytes read, and seconds to rest that the server asks for.
+        """Read, compare, and handle differences. Return the bytes read, and the seconds of rest that the server asks
+        for.
 
-        What is written to meanwhile is read again, fewer chunks at a time: less is written in a shorter while.
-        """
+        Chunks that are written meanwhile are read again, fewer at a time: fewer writes happen in a shorter time."""
         size, rest = 0, 0.0
         parts: List[Mapping[DiskNumber, Chunks]] = [chunks]
         left: Dict[DiskNumber, List[int]] = {}
@@ -292,10 +294,10 @@ class Prover:
         return size, rest
 
     def _read(self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int) -> _Round:
-        """Hash the chunks and find the place in the stream at which those that nothing touched are just that."""
+        """Hash the chunks and find the place in the stream at which the untouched ones have that content."""
         chunks = {disk: wanted for disk, wanted in chunks.items() if disk in self._disks}
         began = int(self._clock.monotonic() * 1e9)
-        self._milestone()  # what was written before has been drained: it is no reason to read a chunk again
+        self._milestone()  # earlier writes have been drained: they are no reason to read a chunk again
         self._watch.begin(chunks)
         hashes = {disk: np.zeros((len(wanted), 32), np.uint8) for disk, wanted in chunks.items()}
         quiet = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
@@ -303,7 +305,7 @@ class Prover:
         for disk, wanted in chunks.items():
             try:
                 reader = DiskReader(self._disks[disk])
-            except Damaged as error:  # as with a chunk that cannot be read: what the others hold is proven
+            except Damaged as error:  # as with an unreadable chunk: the others are proven
                 self._proving.paused = error.message
                 read[disk] = len(wanted)
                 continue
@@ -339,7 +341,7 @@ class Prover:
         hashes: npt.NDArray[np.uint8],
         quiet: npt.NDArray[np.bool_],
     ) -> None:
-        """Read the neighbours wanted[low:high] if no write to them is in flight, else each by itself."""
+        """Read the neighbours wanted[low:high] if no write to them is in flight; otherwise each one separately."""
         disk, first = reader.disk, int(wanted[low])
         if self._capture.quiet_position(disk.number, first * _SECTORS, (first + high - low) * _SECTORS) is None:
             if high - low > 1:
@@ -357,7 +359,7 @@ class Prover:
         quiet[low:high] = True
 
     def _milestone(self) -> Milestone:
-        """All that was written by now is in the journal. Raises TryLater."""
+        """Return a milestone after everything written by now is in the journal. Raises TryLater."""
         milestone = self._pump.milestone()
         milestone.wait(_STREAM_SECONDS)
         return milestone
@@ -408,7 +410,7 @@ class Prover:
         return rest
 
     def _proves_edge(self, disk: DiskNumber, chunk: int, stop: threading.Event, demand: Optional[Demand]) -> bool:
-        """Compare a chunk of which a part is copied (edges.py) by its blocks. False: one differs."""
+        """Compare a chunk of which only a part is copied (edges.py) by its blocks. Return False if one differs."""
         began = int(self._clock.monotonic() * 1e9)
         found = self._difference(disk, chunk, None, "")
         if found is None:
@@ -432,9 +434,9 @@ class Prover:
     # ---- what differs ----
 
     def _suspect(self, disk: DiskNumber, chunk: int) -> Optional[_Suspect]:
-        """A page may change while a write of it is in flight: its record then holds older bytes, and the page is
-        written again when the kernel writes dirty pages. Only what stays different is a difference. Return the chunk if
-        it was not suspected before."""
+        """Suspect a chunk. A page may change while a write of it is in flight: then its record holds older bytes, and
+        the page is written again when the kernel writes dirty pages. Only a lasting difference counts. Return the chunk
+        if it was not suspected before."""
         made = None
         if (disk, chunk) not in self._suspects and len(self._suspects) < _MOST_SUSPECTS:
             cause, proven = self._proving.explain(disk, chunk), self._proving.coverage.last(disk, chunk)
@@ -444,7 +446,7 @@ class Prover:
         return made
 
     def _judge(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> None:
-        """It has been different for long: what is it? Then send it again; if that fails, the next time."""
+        """Judge a chunk that has differed for long enough, then send it again; if that fails, the next time."""
         suspect.tried = True
         if not suspect.told and not self._decide(disk, chunk, suspect, stop):
             return
@@ -461,18 +463,17 @@ class Prover:
         self._proving.wake.set()
 
     def _mark(self, sent: Difference, stop: threading.Event) -> None:
-        """Points may lie between the finding and the place right before the record that heals it: they are wrong too,
-        and are marked as well."""
+        """Mark points between the finding and the place right before the record that heals it: they are wrong too."""
         kept = until_done(lambda: self._plane.differ(sent), stop, "A difference")
         self._proving.note_cost(0, kept)
 
     def _decide(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> bool:
-        """Report a difference, or count that it is none. False: that is not known yet, or the chunk is equal.
+        """Report a difference, or count that it is no fault. Return False if that is not known yet, or the chunk is
+        equal.
 
-        A block that was written to since is no difference yet: the next write may be the one that counts. One that
-        differs after each of many writes is, unless the kernel says that its page changed in flight: so is a sector
-        that is wrong beside those that are written.
-        """
+        A block that was written since is no difference yet: the next write may correct it. One that differs after each
+        of many writes is a difference, unless the kernel reports that its page changed in flight; the same holds for a
+        wrong sector beside written ones."""
         placed = self._difference(disk, chunk, suspect.proven, suspect.cause)
         if placed is None:
             return False
@@ -484,7 +485,7 @@ class Prover:
             return False
         note_discards(self._watch, self._proving)
         written = self._watch.written(disk, chunk)  # after the reading: a write just before it is no fault either
-        zero = answer.zero or len(blocks) < len(answer.blocks)  # of the blocks that count that is not known
+        zero = answer.zero or len(blocks) < len(answer.blocks)  # this is not known of the blocks that count
         discarded = zero and self._proving.coverage.is_discarded(disk, chunk)
         fault = [] if discarded else [one for one in blocks if not changed >> one & 1]
         stayed = [one for one in blocks if written[one] < suspect.since * 1e9]
@@ -506,7 +507,7 @@ class Prover:
             demand = self._proving.demanded
             if demand is not None:
                 demand.differing += 1
-        elif not suspect.excused:  # no fault of the copy: the disk may answer anything where it was discarded
+        elif not suspect.excused:  # no fault of the copy: the disk may return anything for a discarded block
             suspect.excused = True
             self._proving.coverage.excused += 1
             log.info("A chunk in flux was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
@@ -517,8 +518,8 @@ class Prover:
     def _difference(
         self, disk: DiskNumber, chunk: int, proven: Optional[Position], cause: str
     ) -> Optional[Tuple[Difference, int]]:
-        """What the disk holds, and where in the stream; the blocks, a bit for each, that changed in flight. None: it
-        was written to each time that it was read, or it cannot be read."""
+        """Return the disk's content and its place in the stream, and the blocks that changed in flight, a bit for each.
+        None: it was written each time that it was read, or it cannot be read."""
         for _ in range(_TRIES):
             placed = self._placed(disk, chunk, send=False)
             if placed is not None:
@@ -526,9 +527,9 @@ class Prover:
         return None
 
     def _placed(self, disk: DiskNumber, chunk: int, *, send: bool) -> Optional[Tuple[SequenceNumber, bytes, int]]:
-        """Read the chunk and find the place in the stream at which it is just that; return the place, the bytes, and
-        the blocks that changed in flight, a bit for each. ``send``: put what was read into the stream right behind that
-        place. Return None if the chunk was written to meanwhile, or cannot be read."""
+        """Read the chunk and find the place in the stream at which it has this content; return the place, the bytes,
+        and the blocks that changed in flight, a bit for each. ``send``: put the read data into the stream right after
+        that place. Return None if the chunk was written meanwhile, or cannot be read."""
         self._milestone()
         wanted = np.array([chunk], np.int64)
         self._watch.begin({disk: wanted})
@@ -540,10 +541,10 @@ class Prover:
         try:
             with DiskReader(copied) as reader:
                 reader.read(chunk * CHUNK, data)
-        except Damaged as error:  # it is tried again in its turn
+        except Damaged as error:  # it is retried in its turn
             self._proving.paused = error.message
             return None
-        # Those of the writes whose bytes were read: any later one would have touched the chunk.
+        # From writes whose bytes were read: any later one would have touched the chunk.
         changed = self._capture.changed_in_flight(disk, chunk)
         whole[len(data) :] = bytes(len(whole) - len(data))
         blocks = chunk * _BLOCKS + np.array(copied_blocks(copied, chunk, range(-(-len(data) // BLOCK))), np.int64)
@@ -565,7 +566,7 @@ class Prover:
     # ---- when ----
 
     def _note_used(self) -> None:
-        """The processor time of this thread, and what watching took the pump's, since this was called last."""
+        """Record the processor time of this thread, and the pump's time for watching, since the last call."""
         before, self._counted = self._counted, time.thread_time()
         self._proving.note_used(self._counted - before + self._watch.used())
 
@@ -577,6 +578,6 @@ class Prover:
 
 
 def note_discards(watch: Watch, proving: Proving) -> None:
-    """Note what was discarded since the last call: its content on the disk is undefined."""
+    """Record what was discarded since the last call: its content on the disk is undefined."""
     for disk, first, end in watch.discarded():
         proving.coverage.discarded(disk, first, end)

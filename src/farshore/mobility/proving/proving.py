@@ -1,7 +1,8 @@
-"""What is to be proven, how fast, and how that stands: shared by the epochs' provers and by those who report.
+"""Decide what must be proven and how fast, and keep the state of the proofs: shared by the epochs' provers and by
+reports.
 
-By default the agent reads 2 MB/s of its disks for it, and nothing while other programs want the processors. What was
-copied or may have been missed (a heal, a mend, a resync) comes first and faster, up to 1 GiB each time.
+By default the agent reads 2 MB/s of its disks for proofs, and nothing while other programs need the processors. Blocks
+that were copied or may have been missed (a heal, a mend, a resync) come first and faster, up to 1 GiB each time.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ PACE = 2_000_000
 LATELY = 7 * 24 * 3600 * 10**9
 FAST_BYTES = 1 << 30
 FAST_PACE = FAST_BYTES // 30
-"""Bytes a second: what came into doubt at once is proven within a minute. Half of it is for reading, the other half for
-comparing and for the rests that the server asks for."""
+"""Bytes a second: chunks that came into doubt at once are proven within a minute. Half of the time is for reading, the
+other half for comparing and for the rests that the server asks for."""
 SCANNED = "says that the copy is what the scan read; whether the disks were at rest then is not known."
 _BLOCKS = CHUNK // BLOCK
 _SAVE_SECONDS = 300.0
@@ -40,7 +41,7 @@ _CAUSES = 64
 
 @dataclass
 class Demand:
-    """Somebody wants a proof now. ``left``: runs of chunks (disk, first, end)."""
+    """A proof that somebody requests now. ``left``: runs of chunks (disk, first, end)."""
 
     left: List[Tuple[DiskNumber, int, int]]
     total: int
@@ -48,11 +49,11 @@ class Demand:
     proven: int = 0
     differing: int = 0
     busy: int = 0
-    """Chunks that were written to each time that they were read."""
+    """Chunks that were written each time that they were read."""
     failed: str = ""
 
     def take(self, most: int) -> List[Tuple[DiskNumber, int, int]]:
-        """Return the next runs of it, at most so many chunks together."""
+        """Return the next runs of it, at most ``most`` chunks together."""
         taken: List[Tuple[DiskNumber, int, int]] = []
         while self.left and most:
             disk, first, end = self.left.pop(0)
@@ -64,7 +65,7 @@ class Demand:
         return taken
 
     def note(self, disk: DiskNumber, equal: int, differing: Sequence[int]) -> None:
-        """Note the number of equal chunks, and those that differ and are compared again."""
+        """Record the number of equal chunks, and those that differ and are compared again."""
         self.proven += equal
         for chunk in differing:
             self.again(disk, chunk)
@@ -82,11 +83,11 @@ class Proving:
     def __init__(self, path: Optional[Path], clock: Clock) -> None:
         self.coverage = Coverage(path)
         self.pace = PACE
-        """Bytes a second that are read; 0: nothing but what somebody asks for."""
+        """Bytes a second that are read; 0: only requested proofs."""
         self.paused = ""
-        """Why nothing is proven now; empty: it goes on."""
+        """Reason why nothing is proven now; "" if proofs continue."""
         self.weaker = ""
-        """Where a proof says less than that all bytes are equal: what it says. Empty: it says just that."""
+        """What a proof means if that is less than that all bytes are equal; "" if it means just that."""
         self.wake = threading.Event()
         """Set when there is something to do at once."""
         self.judging_until = 0.0
@@ -97,13 +98,13 @@ class Proving:
         self._demand: Optional[Demand] = None
         self._causes: List[str] = []
         self.generation = 0
-        """Of what is known; a proof from before must not end a doubt from after."""
+        """Of the coverage: an earlier proof must not end a later doubt."""
         self._saved = clock.monotonic()
         self._compared = self._vault_bytes = self._vault_requests = 0
         self._used = self._server_used = 0.0
 
     def note_cost(self, chunks: int, answer: Union[ProofAnswer, DifferenceAnswer]) -> None:
-        """Note the number of compared chunks and the cost of comparing them."""
+        """Record the number of compared chunks and the cost of comparing them."""
         with self._lock:
             self._compared += chunks
             self._vault_bytes += answer.vault_bytes
@@ -111,13 +112,13 @@ class Proving:
             self._server_used += answer.cpu_seconds
 
     def note_used(self, seconds: float) -> None:
-        """Note processor time of this machine that went into proofs."""
+        """Record processor time of this machine that was used for proofs."""
         with self._lock:
             self._used += seconds
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Count the calling thread's work in this context as done for proofs."""
+        """Count the calling thread's work inside as work for proofs."""
         began = time.thread_time()
         try:
             yield
@@ -128,11 +129,11 @@ class Proving:
         """Begin an epoch with these disks. ``anew``: its copy is the first one."""
         with self._lock:
             self.generation += 1
-        self.paused = self.weaker = ""  # who proves less says so
+        self.paused = self.weaker = ""  # an epoch whose proofs mean less says so
         self.judging_until = 0.0
         self.coverage.carry()
         sizes = {disk.number: -(-disk.size // CHUNK) for disk in disks}
-        # What is read there is made up, and where such an area ends the copy gets its contents a little later.
+        # The bytes read there are not the disk's, and the copy gets the contents of the area a little after its end.
         self.coverage.fit(sizes, {disk.number: left_out_chunks(disk) for disk in disks})
         if anew:
             self.coverage.forget()
@@ -143,28 +144,29 @@ class Proving:
             ]
 
     def prove(self, generation: int, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
-        """Note that these chunks (sorted) are equal to their copy, unless an epoch has begun since ``generation``."""
+        """Record that these chunks (sorted) are equal to their copy, unless an epoch has begun since ``generation``."""
         with self._lock:
             if generation == self.generation:
                 self.coverage.prove(disk, chunks, at)
 
     def doubt(self, blocks: Mapping[DiskNumber, Ranges], cause: str) -> None:
-        """Doubt these 4 KiB blocks (first, count): they were read outside of the stream's order, or may have been
-        missed."""
+        """Mark these 4 KiB blocks (first, count) as doubtful: they were read outside of the stream's order, or may have
+        been missed."""
         for number, ranges in blocks.items():
             for first, count in ranges.tolist():
                 self.doubt_chunks(number, first // _BLOCKS, -(-(first + count) // _BLOCKS), cause)
         self.note_cause(cause)
 
     def doubt_chunks(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
-        """Doubt chunks [first, end), as ``doubt`` does for blocks. A fast proof that is running continues."""
+        """Mark chunks [first, end) as doubtful, as ``doubt`` does for blocks. A fast proof that is running
+        continues."""
         self.coverage.doubt(disk, first, end, cause)
         with self._lock:
             self._fast = min(FAST_BYTES, self._fast + (end - first) * CHUNK)
         self.wake.set()
 
     def note_cause(self, cause: str) -> None:
-        """Note an event that could explain a difference anywhere."""
+        """Record an event that could explain a difference anywhere."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.now() / 1e9))
         with self._lock:
             self._causes = [*self._causes[-_CAUSES + 1 :], f"{cause} ({moment})"]
@@ -183,12 +185,12 @@ class Proving:
 
     @property
     def judging(self) -> bool:
-        """Whether to wait a little longer: it may soon be known why chunks differ. Bounded: they may be hot."""
+        """Return whether to wait a little longer, because the reason for a difference may soon be known. Limited: the
+        chunks may be written all the time."""
         return self._clock.monotonic() < self.judging_until
 
     def read(self, size: int) -> None:
-        """Count bytes that were read for proofs, without those that were read again because they had been written
-        to."""
+        """Count bytes that were read for proofs, without repeated reading of written chunks."""
         with self._lock:
             self._fast = max(0, self._fast - size)
         if not self.coverage.doubtful:
@@ -209,12 +211,12 @@ class Proving:
 
     @property
     def demanded(self) -> Optional[Demand]:
-        """What somebody waits for; None: nobody does."""
+        """Return the requested proof, or None."""
         with self._lock:
             return self._demand
 
     def met(self, demand: Demand, failed: str = "") -> None:
-        """Note that nobody waits for the requested proof any more."""
+        """Record that nobody waits for the requested proof any longer."""
         with self._lock:
             demand.failed = failed
             if self._demand is demand:
@@ -223,7 +225,7 @@ class Proving:
     # ---- how it stands ----
 
     def standing(self) -> ProofStanding:
-        """Return the standing of the proof for the heartbeat."""
+        """Return the state of the proofs for the heartbeat."""
         demand, now = self.demanded, self._clock.now()
         run = None if demand is None else ProofRun(total=demand.total * CHUNK, done=demand.done * CHUNK)
         return ProofStanding(
@@ -244,15 +246,16 @@ class Proving:
         )
 
     def _weaker(self) -> str:
-        """What is left from scan mode stays weak until it is proven again."""
+        """Return a text about chunks that were proven in scan mode: their proof is weaker until they are proven
+        again."""
         share = self.coverage.weak
         if not share:
             return ""
-        # Rounded up: none of it counts for more than it says.
+        # Rounded up, so that nothing counts for more than it means.
         return f"{-(-share * 1000 // 1) / 10:.1f} % of what is proven was proven in scan mode, which {SCANNED}"
 
     def save_if_due(self, *, now: bool = False) -> None:
-        """Write the coverage down now and then."""
+        """Store the coverage now and then."""
         if not now and self._clock.monotonic() < self._saved + _SAVE_SECONDS:
             return
         self._saved = self._clock.monotonic()

@@ -1,4 +1,5 @@
-"""Disjoint, sorted runs of chunks of one disk, each with a value: what was proven when, what is in doubt and why."""
+"""Disjoint, sorted runs of chunks of one disk, each with a value, for example when it was proven, or why it is in
+doubt."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ class Span(NamedTuple, Generic[Value]):
 
 
 class Spans(Generic[Value]):
-    """``joined`` gives the value of two neighbours that may be one, None if they may not. Memory is bounded whatever
-    the disk's size: past ``most`` spans the shortest are forgotten. ``outwards``: instead the spans that are nearest to
-    each other become one, with what lies between them, so all that was put stays. Used by one thread."""
+    """``joined`` returns the value of two neighbours that may be joined, None if they may not. Memory is limited
+    whatever the disk's size: beyond ``most`` spans the shortest are dropped. ``outwards``: instead the spans nearest to
+    each other are joined, including what is between them, so nothing that was put is lost. Used by one thread."""
 
     def __init__(
         self, joined: Callable[[Value, Value], Optional[Value]], most: int = 20_000, *, outwards: bool = False
@@ -39,11 +40,11 @@ class Spans(Generic[Value]):
 
     @property
     def chunks(self) -> int:
-        """In all spans together."""
+        """The number of chunks in all spans."""
         return sum(self._ends) - sum(self._firsts)
 
     def put(self, first: int, end: int, value: Value) -> None:
-        """Have [first, end) carry ``value``, whatever it carried before."""
+        """Set the value of [first, end), replacing earlier values."""
         if first >= end:
             return
         self._cut(first, end)
@@ -65,7 +66,7 @@ class Spans(Generic[Value]):
         self._bound()
 
     def cut(self, first: int, end: int) -> None:
-        """Have [first, end) carry nothing. ``outwards``: it may carry something all the same, past the bound."""
+        """Remove the values of [first, end). With ``outwards``, it may still have a value, beyond the limit."""
         self._cut(first, end)
         self._bound()
 
@@ -90,7 +91,7 @@ class Spans(Generic[Value]):
         ]
 
     def gaps(self, first: int, end: int) -> Iterator[Tuple[int, int]]:
-        """Yield what of [first, end) carries nothing."""
+        """Yield the parts of [first, end) without a value."""
         at = first
         for span in self.within(first, end):
             if span.first > at:
@@ -113,7 +114,7 @@ class Spans(Generic[Value]):
                 self._forget_shortest()
 
     def _join_nearest(self) -> None:
-        """Close a quarter of the gaps, the narrowest, where their sides may carry one value."""
+        """Close a quarter of the gaps, the narrowest, if their sides may have one value."""
         gaps = [(self._firsts[at] - self._ends[at - 1], at) for at in range(1, len(self._firsts))]
         narrow = {at for _, at in sorted(gaps)[: max(1, len(gaps) // 4)]}
         spans = list(self)
@@ -128,7 +129,7 @@ class Spans(Generic[Value]):
                 self._ends[-1], self._values[-1] = span.end, both
 
     def _forget_shortest(self) -> None:
-        """A quarter of them."""
+        """Drop a quarter of them."""
         lengths = [end - first for first, end in zip(self._firsts, self._ends)]
         ranked = sorted(range(len(lengths)), key=lengths.__getitem__)
         kept = sorted(ranked[len(ranked) // 4 :])

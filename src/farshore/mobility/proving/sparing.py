@@ -1,4 +1,4 @@
-"""Whether the machine has processor time to spare for proofs: while it has none, nothing is read for them."""
+"""Find out whether the machine has processor time to spare for proofs: while it has none, nothing is read for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from farshore.model.ports import Clock
 
 STARVED = "The machine has no processor time to spare."
 LOOK_SECONDS = 5.0
-"""Between two looks, in which the kernel counts enough to judge by."""
+"""Between two looks, long enough for the kernel's counts to mean something."""
 
 
 class Sparing:
@@ -21,7 +21,7 @@ class Sparing:
         self._starved = False
 
     def starved(self) -> bool:
-        """Return whether the other programs left no processor time, as of the last seconds."""
+        """Return whether the other programs left no processor time in the last seconds."""
         if self._last is not None and self._clock.monotonic() - self._last.wall < LOOK_SECONDS:
             return self._starved
         use = measure(self._clock)

@@ -1,7 +1,7 @@
-"""Turns of chunks that are not put off: one that cannot be settled must not keep all others from being proven.
+"""Give urgent chunks turns: one that cannot be settled must not prevent the proof of all others.
 
-A chunk may be written to without a pause, or the disk may not give it any more. It is tried again after a growing
-pause, and other chunks, if they are due, come in between.
+A chunk may be written without a pause, or the disk may no longer be able to read it. It is retried after a growing
+pause, and other chunks that are due come in between.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class Turns:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tried: Dict[Chunk, Tuple[float, float]] = {}
-        """Of what was tried in vain: the pause after it, and when that ends, seconds of the monotonic clock."""
+        """For chunks that could not be proven: the pause after the last try, and its end, seconds of the monotonic
+        clock."""
         self._others = False
-        """Something was tried once more since others had their turn."""
+        """Something was retried since others had their turn."""
 
     def take(self, wanted: Sequence[Chunk], *, others: bool) -> List[Chunk]:
         """Return which of ``wanted`` to try now. Empty: none, or it is the turn of ``others``, which are due."""

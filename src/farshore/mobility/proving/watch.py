@@ -1,7 +1,7 @@
-"""Which of the chunks that are being proven a record has touched, and which chunks were discarded.
+"""Track which of the chunks being proven a record has touched, and which chunks were discarded.
 
-The pump shows every record that it drains. A chunk that was read while nothing touched it, from before the reading to
-a place in the stream, is at that place what was read.
+The pump shows every record that it drains. If nothing touched a chunk from before its reading up to a place in the
+stream, then its content at that place is what was read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BLOCKS = CHUNK // BLOCK
 _HEADS = ("disk", "sector", "length", "time")
 _HEAD = np.dtype([(name, np.int64) for name in _HEADS])
 _CHANGE = np.zeros(256, np.bool_)
-"""By kind of record: whether it changes what the disk holds."""
+"""By kind of record: whether it changes the disk's content."""
 _CHANGE[[RecordKind.WRITE, RecordKind.ZERO, RecordKind.DISCARD]] = True
 
 Chunks = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ Chunks = npt.NDArray[np.int64]
 
 
 class Watch:
-    """Shown records by one thread, asked by another."""
+    """One thread shows records, another one asks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,11 +40,11 @@ class Watch:
         self._touched: Dict[DiskNumber, npt.NDArray[np.bool_]] = {}
         self._discarded: Dict[DiskNumber, Spans[bool]] = {}
         self._followed: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.int64]]] = {}
-        """Chunks, and when each of their blocks was written to last, ns of the monotonic clock: shape (chunks, 16)."""
+        """Chunks, and when each of their blocks was last written, ns of the monotonic clock: shape (chunks, 16)."""
         self._used = 0.0
 
     def follow(self, chunks: Sequence[Tuple[DiskNumber, int]]) -> None:
-        """Note when the blocks of these chunks, (disk, chunk), are written to from now on, and of no others."""
+        """Record from now on when the blocks of these chunks, (disk, chunk), are written, and of no others."""
         wanted: Dict[DiskNumber, List[int]] = {}
         for disk, chunk in sorted(chunks):
             wanted.setdefault(disk, []).append(chunk)
@@ -72,7 +72,7 @@ class Watch:
             return found
 
     def begin(self, chunks: Mapping[DiskNumber, Chunks]) -> None:
-        """Look for records to these chunks from now on, and to no others."""
+        """Look for records to exactly these chunks from now on."""
         with self._lock:
             self._chunks = dict(chunks)
             self._touched = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
@@ -85,18 +85,17 @@ class Watch:
             return np.zeros(1, np.bool_) if touched is None else ~touched
 
     def end(self) -> None:
-        """Look for none."""
+        """Stop looking for records."""
         self.begin({})
 
     def discarded(self) -> List[Tuple[DiskNumber, int, int]]:
-        """Return runs of chunks, (disk, first, end), that were discarded, wholly or in part, since this was asked
-        last."""
+        """Return runs of chunks, (disk, first, end), that were discarded completely or in part since the last call."""
         with self._lock:
             found, self._discarded = self._discarded, {}
             return [(disk, one.first, one.end) for disk, spans in found.items() for one in spans]
 
     def note(self, fragments: Fragments) -> None:
-        """Note records that were drained from the ring. Keeps no reference to them."""
+        """Record fragments that were drained from the ring. Keeps no reference to them."""
         with self._lock:
             kinds = fragments["kind"]
             if (kinds == RecordKind.DISCARD).any():
@@ -115,7 +114,7 @@ class Watch:
             self._used += time.thread_time() - began
 
     def used(self) -> float:
-        """Return processor seconds that watching took since this was asked last."""
+        """Return the processor seconds used for watching since the last call."""
         with self._lock:
             found, self._used = self._used, 0.0
             return found
@@ -125,7 +124,7 @@ class Watch:
         met = high > low
         if not met.any():
             return
-        # Not np.add.at, which takes a microsecond for each record: all records of the stream come by here.
+        # Not np.add.at, which takes a microsecond for each record: all records of the stream pass here.
         size = len(wanted) + 1
         steps = np.bincount(low[met], minlength=size) - np.bincount(high[met], minlength=size)
         touched |= np.cumsum(steps[:-1]) > 0
@@ -137,12 +136,13 @@ class Watch:
 
 
 def discarded_spans() -> Spans[bool]:
-    """Return what holds a disk's discarded chunks: none is forgotten, past the bound others count as discarded too."""
+    """Return the container for a disk's discarded chunks: none is dropped; beyond the limit others count as discarded
+    too."""
     return Spans(lambda one, other: one and other, outwards=True)
 
 
 def _note_followed(own: Fragments, chunks: Chunks, times: npt.NDArray[np.int64]) -> None:
-    """Note one disk's records in ``times``, shape (chunks, blocks)."""
+    """Record one disk's fragments in ``times``, shape (chunks, blocks)."""
     low, high = _met(own, chunks)
     for row in np.flatnonzero(high > low).tolist():
         first = int(own["sector"][row])
@@ -154,13 +154,13 @@ def _note_followed(own: Fragments, chunks: Chunks, times: npt.NDArray[np.int64])
 
 
 def _places(fragments: Fragments) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First chunk and end chunk of each."""
+    """Return the first and the end chunk of each."""
     sectors = fragments["sector"].astype(np.int64)
     ends = sectors + -(-fragments["length"].astype(np.int64) // SECTOR)
     return sectors // _SECTORS, -(-ends // _SECTORS)
 
 
 def _met(own: Fragments, chunks: Chunks) -> Tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """For each of one disk's records the places [low, high) in ``chunks`` that it touches."""
+    """Return for each of one disk's records the places [low, high) in ``chunks`` that it touches."""
     first, end = _places(own)
     return np.searchsorted(chunks, first), np.searchsorted(chunks, end)

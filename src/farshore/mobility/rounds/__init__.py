@@ -1,5 +1,5 @@
-"""Protection where data mode is missing: rounds that each end in one recovery point.
+"""Protection without data mode: rounds that each end in one recovery point.
 
-In bitmap mode a round reads the blocks that the capture program saw written to; in scan mode it reads everything and
-compares hashes. docs/decisions/2026-11-24-rounds.md argues why their points are right.
+In bitmap mode a round reads the blocks that the capture program saw written; in scan mode it reads everything and
+compares hashes. docs/decisions/2026-11-24-rounds.md explains why their points are right.
 """

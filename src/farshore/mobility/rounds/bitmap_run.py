@@ -1,7 +1,8 @@
-"""Rounds of bitmap mode. Each: read the changed blocks while the machine works, again those that changed meanwhile,
-until few are left; hold the file systems still for an instant, read those few; let go, send them, and the point.
+"""Rounds of bitmap mode. In each round: read the changed blocks while the machine works, then those that changed
+meanwhile, until few are left; freeze the file systems for a moment and read those few; thaw, then send them and the
+point.
 
-A round that cannot be finished loses nothing: what it collected is given back to the capture.
+A round that cannot be finished loses nothing: its blocks are given back to the capture.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from farshore.model.ports import Clock
 log = logging.getLogger(__name__)
 
 STILL_BYTES = 64 << 20
-"""Read while the file systems are frozen, at most; it is kept in memory until it is sent."""
+"""Maximum that is read while the file systems are frozen; it is kept in memory until it is sent."""
 STILL_SECONDS = 2.0
-"""How long that reading may take, at the pace of the round so far."""
+"""Maximum time of that reading, at the pace of the round so far."""
 LIVE_PASSES = 10
 _ACCOUNT_SECONDS = 1.0
 _FIRST_PACE = 50e6
@@ -73,7 +74,8 @@ class BitmapRun(RoundRun):
         self._pace = _FIRST_PACE
 
     def _run(self, stop: threading.Event) -> Ended:
-        until_done(self._capture.collect, stop, "Capture")  # all that was written before has landed: the copy reads it
+        # all earlier writes have reached the disk: the copy reads them
+        until_done(self._capture.collect, stop, "Capture")
         self._copy(self._plane, stop)
         while True:
             requests = self._requested()
@@ -87,7 +89,7 @@ class BitmapRun(RoundRun):
                     self._proof.read(_ACCOUNT_SECONDS, stop)
             except TryLater as error:
                 self._no_point(requests, error)
-                # Soon, where it was only too much. Not where something had to be held still in vain.
+                # Soon, if only too much was written. Not if the machine was frozen in vain.
                 soon = self._clock.monotonic() + RETRY_SECONDS
                 due = soon if isinstance(error, (TooMuch, CopiedAgain)) else max(soon, began + self._rest())
             while not self._wait(due, stop):
@@ -99,7 +101,7 @@ class BitmapRun(RoundRun):
                 return self._end(EpochEnd.STOPPED, "The disks have changed.")
 
     def _wait(self, due: float, stop: threading.Event) -> bool:
-        """Whether it is time for another round, or to leave; waits for a second at most."""
+        """Return whether it is time for another round, or to leave; wait for at most a second."""
         left = due - self._clock.monotonic()
         if left > 0 and not self._requests and not self._leaving:
             self._wake.wait(min(left, _ACCOUNT_SECONDS))
@@ -109,7 +111,7 @@ class BitmapRun(RoundRun):
         return bool(self._requests) or self._leaving or self._clock.monotonic() >= due
 
     def _account(self) -> str:
-        """What is wrong with the accounts, or nothing."""
+        """Return the problem of the accounts, or ""."""
         self.verdicts = self._capture.account()
         gaps = [f"disk {number}: {one.gap} bytes" for number, one in self.verdicts.items() if one.state is State.GAP]
         return f"Writes escaped the capture ({'; '.join(gaps)})." if gaps else ""
@@ -117,8 +119,8 @@ class BitmapRun(RoundRun):
     # ---- a round ----
 
     def _round(self, requests: List[Milestone], stop: threading.Event) -> None:
-        """Raises TryLater if no point could be made, Stopped, and what ends the epoch."""
-        write_out(order_of_freezing(mounted_once(), self._devices))  # so that the freeze finds little to write
+        """Do one round. Raises TryLater if no point could be made, Stopped, and what ends the epoch."""
+        write_out(order_of_freezing(mounted_once(), self._devices))  # so that the freeze has little to write
         dirty = self._capture.collect()
         self._conclude(dirty)
         passes = 0
@@ -144,7 +146,7 @@ class BitmapRun(RoundRun):
         self._put_points(requests, kind, still.time, stop)
 
     def _conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> None:
-        """What was read after the last point, and not written to since, is compared. What differs counts as written."""
+        """Compare what was read after the last point, and not written since. Differences count as written."""
         try:
             differing = self._proof.conclude(dirty)
         except BaseException:
@@ -167,7 +169,7 @@ class BitmapRun(RoundRun):
             self._pace = size / max(seconds, 1e-3)
 
     def _read_still(self, dirty: Mapping[DiskNumber, Ranges], requests: Sequence[Milestone]) -> Tuple[Still, PointKind]:
-        """With everything frozen; failing that, at a moment at which nothing happens to be written."""
+        """Read the last blocks with everything frozen, or, if that fails, at a moment without writes."""
         reading = StillReading(self._capture, self._disks, self._clock, STILL_BYTES)
         try:
             with Freeze(order_of_freezing(mounted_once(), self._devices)) as freeze:

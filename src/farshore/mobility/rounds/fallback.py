@@ -1,4 +1,4 @@
-"""Which capture mode this machine gets, and why not a better one."""
+"""Choose the capture mode of this machine, and say why it is not a better one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from farshore.model.states import CaptureMode
 log = logging.getLogger(__name__)
 
 UNKNOWN_LAYOUT = Obstacle(
-    "The kernel does not tell where its pages lie in memory, and no ext4 or vfat file system shows it.",
+    "The kernel does not list where its pages are in memory, and no ext4 or vfat file system shows it.",
     "Use a kernel that lists page_offset_base and vmemmap_base, or give the machine an ext4 file system, and restart "
     "the agent.",
 )
@@ -38,7 +38,7 @@ class Fallback:
 
 def choose_fallback(settings: Settings, clock: Clock) -> Optional[Fallback]:
     """Return the mode to use instead of data mode, or None for data mode. ``settings.capture`` decides, unless the
-    machine cannot do it."""
+    machine does not support it."""
     ability = probe()
     if ability.mode is CaptureMode.DATA and settings.capture in (None, CaptureMode.DATA):
         ability = _with_page_layout(ability, settings)
@@ -50,12 +50,12 @@ def choose_fallback(settings: Settings, clock: Clock) -> Optional[Fallback]:
 
 
 def _with_page_layout(ability: Ability, settings: Settings) -> Ability:
-    """Only trying shows whether the page layout can be learnt, where the kernel does not list it."""
+    """Test whether the page layout can be learned, if the kernel does not list it."""
     if lists_page_layout():
         return ability
     try:
         disks = protected_disks(DiskNumbers(settings.disk_numbers), settings.disks, None, ())
-    except NotFound:  # they are still to come, and then are captured as the kernel allows
+    except NotFound:  # they do not exist yet, and are captured later as the kernel allows
         return ability
     try:
         with Capture({one.number: one.disk for one in disks}, ring_bytes=_SMALL_RING, scratch=settings.state) as trial:
@@ -66,7 +66,7 @@ def _with_page_layout(ability: Ability, settings: Settings) -> Ability:
 
 
 def fallback_for(ability: Ability, settings: Settings, clock: Clock) -> Optional[Fallback]:
-    """Return the same, given what the machine can do."""
+    """Return the same for a known ability of the machine."""
     mode, cause = ability.mode, " ".join(one.reason for one in ability.obstacles)
     if settings.capture is not None and _ORDER.index(settings.capture) > _ORDER.index(mode):
         mode, cause = settings.capture, "chosen by the agent's setting --capture"

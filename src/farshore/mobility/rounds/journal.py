@@ -1,6 +1,6 @@
 """The journal of an epoch of rounds: pieces go to the process server one by one, each acknowledged before the next.
 
-There is no backlog: while the server is away a round waits, and the bitmap (or the next scan) holds what it lacks.
+There is no backlog: while the server is unreachable a round waits, and the bitmap (or the next scan) has the rest.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class RoundJournal:
 
     @property
     def captured(self) -> Sequence:
-        """The newest sequence given."""
+        """The newest assigned sequence."""
         return Sequence(self._journal.next_sequence - 1)
 
     def send(self, piece: Piece, stop: threading.Event) -> None:
-        """Return once the server has it. Raises Stopped, and what ends an epoch: Fenced, Gap and other refusals."""
+        """Send the piece and return once the server has it. Raises Stopped, and what ends an epoch: Fenced, Gap and
+        other refusals."""
         batch = self._journal.batch(piece)
         if stop.wait(self._limits.bandwidth.wait_for(batch.size)):
             raise Stopped
@@ -51,7 +52,7 @@ class RoundJournal:
         if expected < batch.end:
             raise Refused(
                 f"The process server accepted batch {batch.first} but expects {expected} next.",
-                remedy="The machine resyncs by itself. Read the process server's log: journalctl -u "
+                remedy="The machine resyncs automatically. Read the process server's log: journalctl -u "
                 "farshore-process-server",
             )
         self.acknowledged, self.acknowledged_time = Sequence(batch.end - 1), batch.time
@@ -60,7 +61,7 @@ class RoundJournal:
             raise Stopped
 
     def point(self, payload: PointPayload, time: int, stop: threading.Event) -> None:
-        """Put a recovery point; ``time`` is ns of the monotonic clock. It is at ``acknowledged`` afterwards."""
+        """Send a recovery point; ``time`` is ns of the monotonic clock. Afterwards it is at ``acknowledged``."""
         self.send(point_piece(payload, time), stop)
 
     def _try(self, batch: EncodedBatch) -> Sequence:

@@ -1,10 +1,10 @@
 """Proofs between rounds, when only the points are states of the copy.
 
-Bitmap mode: a chunk is read after a point. If the bitmap does not name it when the next round begins, nothing was
-written to it since the point, so it is at the point what was read. That says as much as a proof in data mode.
+Bitmap mode: a chunk is read after a point. If it is not in the bitmap when the next round begins, nothing was written
+to it since the point, so its content at the point is what was read. Such a proof is as strong as one in data mode.
 
-Scan mode: nobody knows what was written after a scan read a chunk. What the scan read is compared with the copy at its
-point: that proves the way into the vault, and the vault, not that the scan caught the disk at one moment.
+Scan mode: writes after a scan read a chunk are not known. The scanned data is compared with the copy at its point. That
+proves the path into the vault, and the vault, but not that the scan read the disk at one moment.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 _BLOCKS = CHUNK // BLOCK
 _DEMANDED_CHUNKS = 1024
-"""Read at once where somebody waits for it: 64 MiB."""
+"""Read at once for a requested proof: 64 MiB."""
 _EVIDENCE = 256
-"""Chunks that differ, of which both versions are kept, of one round: the server keeps no more of an epoch, and it
-marks points by what it keeps."""
-_CHANGED = "the disk's bytes that are kept are younger than the scan: it read others, which differed as well"
+"""Maximum of differing chunks in one round of which both versions are stored: the server stores no more of an epoch,
+and marks points by the stored ones."""
+_CHANGED = "the stored bytes of the disk are newer than the scan, which read other bytes that differed too"
 _PATIENCE = 30.0
 _UNREAD_NANOSECONDS = 600 * 10**9
-"""For how long a chunk that the disk does not give is left alone."""
+"""Time for which a chunk that the disk cannot read is postponed."""
 
 Hashes = npt.NDArray[np.uint8]
 Answer = TypeVar("Answer")
@@ -78,13 +78,13 @@ class RoundProof:
         self._weak = False
         """The proofs are those of scans."""
         self._unread = 0
-        """Chunks that the disk did not give since ``begin``."""
+        """Chunks that the disk could not read since ``begin``."""
         self._chosen: List[Tuple[DiskNumber, int, int]] = []
-        """Runs of chunks (first, end) that are still to be read before the next round."""
+        """Runs of chunks (first, end) that must still be read before the next round."""
         self._read: Dict[DiskNumber, Dict[int, Hashes]] = {}
-        """The hash of each chunk that was."""
+        """The hash of each chunk that was read."""
         self._suspects: Dict[Tuple[DiskNumber, int], bytes] = {}
-        """What the disk held of chunks that were found to differ, by disk and chunk."""
+        """The disk's content of chunks that were found to differ, by disk and chunk."""
 
     def begin(self, sequence: SequenceNumber, seconds: float) -> None:
         """Choose what to prove next after the point at ``sequence``, as much as the pace allows in ``seconds``, and
@@ -103,7 +103,7 @@ class RoundProof:
             self._suspects[disk, chunk] = bytes(self._chunk(disk, chunk) or b"")
 
     def read(self, seconds: float, stop: threading.Event) -> None:
-        """Read as much of it as the pace allows in ``seconds``; what somebody waits for, faster."""
+        """Read as much of it as the pace allows in ``seconds``; a requested proof faster."""
         if not self._demanded and self._sparing.starved():
             self._proving.paused = STARVED
             return
@@ -131,8 +131,8 @@ class RoundProof:
         self._proving.read((end - first) * CHUNK)
 
     def conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> Dict[DiskNumber, Ranges]:
-        """Return when the next round begins: compare what was not written to since the point. ``dirty``: what was.
-        Blocks that differ, to be copied with this round. Raises what ends an epoch."""
+        """Called when the next round begins: compare what was not written since the point. ``dirty``: what was written.
+        Return blocks that differ, to be copied with this round. Raises what ends an epoch."""
         again: Dict[DiskNumber, List[int]] = {}
         suspects, self._suspects = self._suspects, {}
         for (disk, chunk), data in suspects.items():
@@ -145,7 +145,7 @@ class RoundProof:
         demand = self._proving.demanded if self._demanded else None
         if demand is not None:
             demand.left[:0] = self._chosen
-        self._chosen = []  # should this round bring no point, then nothing more is read as of the last one
+        self._chosen = []  # if this round makes no point, nothing more is read as of the last one
         for disk, known in found.items():
             chunks = np.array(sorted(known), np.int64)
             hashes = np.array([known[chunk] for chunk in chunks.tolist()], np.uint8)
@@ -179,7 +179,7 @@ class RoundProof:
         }
 
     def scanned(self, sequence: SequenceNumber, hashes: Mapping[DiskNumber, Hashes]) -> None:
-        """Compare, after a scan's point, what the scan read with the copy. Differences are sent with the next scan."""
+        """Compare, after a scan's point, the scanned data with the copy. Differences are sent with the next scan."""
         self._sequence = sequence
         self._proving.weaker = f"In scan mode a proof {SCANNED}"
         self._weak = True
@@ -195,7 +195,7 @@ class RoundProof:
                     continue
                 for chunk in differing:
                     self._show(disk, chunk, known[chunk].tobytes())
-                    known[chunk] = 0xFF  # no chunk's hash: the next scan finds it another
+                    known[chunk] = 0xFF  # not the hash of any chunk: the next scan finds it changed
                 if demand is not None:
                     demand.proven += len(part) - len(differing)
                     demand.differing += len(differing)
@@ -210,17 +210,17 @@ class RoundProof:
             self._proving.met(demand, why)
 
     def _show(self, disk: DiskNumber, chunk: int, known: bytes) -> None:
-        """Have both versions kept; the disk may not hold any more what the scan read."""
+        """Let both versions be stored; the disk may no longer have what the scan read."""
         data = self._chunk(disk, chunk)
         if data is None:
             self._proving.coverage.differs(disk, chunk, told=True)
         elif chunk_hashes(data, self._key)[0].tobytes() == known:
             self._tell(disk, chunk, bytes(data))
-        else:  # what the scan read differed: the points are to be marked, though there is no more to show
+        else:  # the scanned data differed, so the points must be marked, although there is no more to show
             self._tell(disk, chunk, bytes(data), f"{_CHANGED}; {self._proving.explain(disk, chunk)}", sure=True)
 
     def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> Optional[List[int]]:
-        """The chunks that differ; what is equal is noted. None: the server cannot tell now."""
+        """Return the chunks that differ; record the equal ones. None: the server cannot compare now."""
         if not len(chunks):
             return []
         proof = Proof(disk, self._sequence, chunks, hashes)
@@ -238,7 +238,7 @@ class RoundProof:
         return differing
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
-        """The server may be busy with another machine's copy, or have to rest from ours. Raises what ``ask`` does."""
+        """Repeat while the server is busy with another machine's copy, or rests from ours. Raises what ``ask`` does."""
         give_up = self._clock.monotonic() + _PATIENCE
         while True:
             try:
@@ -252,7 +252,7 @@ class RoundProof:
         return Proven(self._clock.now(), self._epoch, self._sequence, int(self._weak))
 
     def _tell(self, disk: DiskNumber, chunk: int, data: bytes, cause: str = "", *, sure: bool = False) -> None:
-        """``sure``: it differs, whatever the server says of ``data``."""
+        """Report a difference. ``sure``: it differs, whatever the server finds for ``data``."""
         coverage = self._proving.coverage
         proven, cause = coverage.last(disk, chunk), cause or self._proving.explain(disk, chunk)
         told = Difference(disk, self._sequence, chunk, data, proven, cause, keep=True)
@@ -272,8 +272,8 @@ class RoundProof:
         return next(data for _, data in self._chunks(disk, chunk, chunk + 1))
 
     def _chunks(self, disk: DiskNumber, first: int, end: int) -> Iterator[Tuple[int, Optional[memoryview]]]:
-        """What the disk holds, until the next one is asked for. None if it cannot be read: that chunk is not proven,
-        which is no reason to end the epoch."""
+        """Yield the disk's content, valid until the next one is requested. None if it cannot be read: that chunk is not
+        proven, which is no reason to end the epoch."""
         copied = self._disks[disk]
         try:
             reader = DiskReader(copied)
@@ -299,7 +299,7 @@ class RoundProof:
 
 
 def _touched(chunks: Chunks, ranges: Optional[Ranges]) -> npt.NDArray[np.bool_]:
-    """Which of the chunks one of these block ranges (sorted, disjoint) touches."""
+    """Return which of the chunks one of these block ranges (sorted, disjoint) touches."""
     if ranges is None or not len(ranges):
         return np.zeros(len(chunks), np.bool_)
     ends = ranges[:, 0] + ranges[:, 1]

@@ -1,6 +1,6 @@
-"""Keeps a machine without data mode protected: one epoch of rounds after another, each by hash.
+"""Keep a machine without data mode protected: one epoch of rounds after another, each by hash.
 
-The rest, what is wanted and what the disks do, is as in replication.py.
+Desired state and disk changes are handled as in replication.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class RoundReplication(Replication):
-    """A Replication whose epochs are made of rounds."""
+    """A Replication whose epochs consist of rounds."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class RoundReplication(Replication):
             self._pause = min(LONGEST_PAUSE, self._pause * 2)
 
     def _new_capture(self) -> Capture:
-        """For each epoch a new one: its base is everything, so there is nothing to take over from the one before."""
+        """Create a new capture for each epoch: its base is everything, so nothing is taken over from the one before."""
         disks = {one.number: one.disk for one in self.disks}
         capture = Capture(disks, scratch=self._settings.state, bitmap_only=True)
         self.capture_started = self._clock.now()

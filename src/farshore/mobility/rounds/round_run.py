@@ -1,7 +1,7 @@
-"""One epoch that is made of rounds: the base by hash, then one recovery point after the other.
+"""One epoch that consists of rounds: the base by hash, then one recovery point after the other.
 
-Only the points are consistent states; the server is told so with the first of them (``only_points``). What a round
-does is the business of bitmap_run.py and scan_run.py. Runs in the thread that calls ``run``.
+Only the points are consistent states; the server learns that with the first of them (``only_points``). bitmap_run.py
+and scan_run.py define what a round does. Runs in the thread that calls ``run``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from farshore.model.position import Position
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
-"""After a round that brought no point."""
+"""After a round without a point."""
 _REST = 2.0
-"""A round begins at the earliest when so many times the length of the one before it have passed since that began."""
+"""Minimum time from the beginning of one round to the next, as a multiple of the last round's duration."""
 
 
 class CopiedAgain(TryLater):
-    """The base was copied after the round's point was put, so that the point is none."""
+    """The base was copied after the round's point was put, so the point is not valid."""
 
 
 class RoundRun(abc.ABC):
@@ -70,7 +70,7 @@ class RoundRun(abc.ABC):
         self.consistent = False
         self.verdicts: Mapping[DiskNumber, Verdict] = {}
         self.trouble = ""
-        """Why the last round brought no point; empty when it did."""
+        """Reason why the last round made no point; "" if it did."""
         self.spilled = 0
         self._disks = disks
         self._plane = plane
@@ -121,15 +121,15 @@ class RoundRun(abc.ABC):
 
     @property
     def point_every(self) -> float:
-        """Seconds between two points as things are: the RPO that this machine has."""
+        """Seconds between two points at present: the RPO of this machine."""
         return self._rest() + self._lasted
 
     def lag(self) -> Dict[str, float]:
-        """Return no lag by stage, as a round has no stages; ``point_every`` is the age that points reach."""
+        """Return no lag by stage, because a round has no stages; ``point_every`` is the age that points reach."""
         return {}
 
     def progress(self) -> Optional[Progress]:
-        """Of the first copy; None once the epoch is consistent."""
+        """Progress of the first copy; None once the epoch is consistent."""
         return None if self._progress is None or self.consistent else self._progress.report()
 
     def leave(self) -> None:
@@ -138,7 +138,7 @@ class RoundRun(abc.ABC):
         self._wake.set()
 
     def ask(self, point: PointPayload) -> Milestone:
-        """Have a round now, and the point put at its end."""
+        """Request a round now, with the point at its end."""
         made = Milestone(0, point)
         with self._lock:
             if self._ended:
@@ -151,7 +151,7 @@ class RoundRun(abc.ABC):
     # ---- running ----
 
     def run(self, stop: threading.Event) -> Ended:
-        """Round after round, until ``stop``, a refusal, or a reason to begin anew."""
+        """Make round after round, until ``stop``, a refusal, or a reason to begin again."""
         try:
             return self._run(stop)
         except Stopped:
@@ -168,10 +168,10 @@ class RoundRun(abc.ABC):
 
     @abc.abstractmethod
     def _run(self, stop: threading.Event) -> Ended:
-        """As ``run``, whatever it raises."""
+        """Do as ``run``; may raise anything."""
 
     def _copy(self, receiver: ChunkReceiver, stop: threading.Event) -> None:
-        """Every chunk compared, and sent where the vault lacks it."""
+        """Compare every chunk, and send those that the vault lacks."""
         self._progress = CopyProgress(self._clock, sum(disk.size for disk in self._disks))
         BaseCopy(
             self._disks,
@@ -187,7 +187,7 @@ class RoundRun(abc.ABC):
         self._proving.doubt_chunks(disk, first, end, cause)
 
     def _rest(self) -> float:
-        """Seconds from the beginning of one round to the next."""
+        """Return the seconds from the beginning of one round to the next."""
         return max(self._every, _REST * self._lasted)
 
     def _no_point(self, requests: Sequence[Milestone], error: TryLater) -> None:
@@ -204,7 +204,7 @@ class RoundRun(abc.ABC):
 
     @contextlib.contextmanager
     def _applications_quiet(self, requests: Sequence[Milestone]) -> Iterator[None]:
-        """Where one of the requests is for an app-consistent point."""
+        """Quiesce applications inside, if one of the requests is for an app-consistent point."""
         if any(one.point is not None and one.point.kind is PointKind.APP_CONSISTENT for one in requests):
             with Quiesced(self._hooks):
                 yield
@@ -212,10 +212,9 @@ class RoundRun(abc.ABC):
             yield
 
     def _put_points(self, requests: Sequence[Milestone], kind: PointKind, time: int, stop: threading.Event) -> None:
-        """The points that were asked for at the end of a round, or one of ``kind`` where none was.
+        """Put the requested points at the end of a round, or one of ``kind`` if there are no requests.
 
-        The first makes the epoch whole. ``time``: ns of the monotonic clock.
-        """
+        The first one completes the epoch. ``time``: ns of the monotonic clock."""
         payloads = [one.point for one in requests if one.point is not None]
         for payload in payloads or [PointPayload(PointId(new_id()), kind)]:
             self._journal.point(payload, time, stop)
@@ -227,19 +226,18 @@ class RoundRun(abc.ABC):
         self.trouble = ""
 
     def _complete(self, stop: threading.Event) -> None:
-        """Tell the server that the newest point is the epoch's first state.
+        """Report to the server that the newest point is the epoch's first state.
 
-        Raises CopiedAgain where it had forgotten a part of the base.
-        """
+        Raises CopiedAgain if the server had lost a part of the base."""
         completion = BaseCompletion(
             consistent_from=self._journal.acknowledged, time=self._journal.acknowledged_time, only_points=True
         )
         try:
             until_done(lambda: self._plane.complete_base(completion), stop, "The end of the copy")
         except WrongState as error:
-            # The server has restarted and forgot what it was told. What is copied now is younger than the point, and
-            # what was written since lies in no journal below it: the point must never count. The next one may, for the
-            # bitmap, or the next scan, tells of all that was written until then.
+            # The server has restarted and lost chunks. What is copied now is newer than the point, and later writes are
+            # in no journal below it, so the point must never count. The next one may, because the bitmap, or the next
+            # scan, has everything that was written until then.
             self._copy(self._plane, stop)
             raise CopiedAgain(
                 "The process server had forgotten a part of the copy, which was sent again.",

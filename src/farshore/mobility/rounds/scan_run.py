@@ -1,15 +1,14 @@
-"""Rounds of scan mode: everything is read and compared by hash, for nobody tells what was written to.
+"""Rounds of scan mode: everything is read and compared by hash, because written blocks are not known.
 
 The base is copied as in any resync, and the hashes of its chunks are kept. A round reads the disks again, on this
-machine alone, and puts the chunks that differ into the journal. Reading takes its time, and the machine writes
-meanwhile, so what a round may call its point depends:
+machine alone, and puts the chunks that differ into the journal. The machine writes while a round reads, so the kind of
+its point depends on the reading:
 
-- the file systems were frozen for the whole of a reading (tried where a reading is quick enough):
-  file-system-consistent;
-- the kernel's own counts say that nothing was written to any disk during a reading: crash-consistent;
-- neither: *scanned*. Its blocks are from different moments, and its kind says so.
+- the file systems were frozen during the whole reading (tried if the reading is fast enough): file-system-consistent;
+- the kernel's own counts show that nothing was written to any disk during the reading: crash-consistent;
+- neither: *scanned*. The blocks of such a point are from different moments.
 
-Where there are too many chunks to keep hashes of, a round is an epoch of its own, compared by the server.
+If there are too many chunks to keep their hashes, each round is a separate epoch, compared by the server.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ Hashes = Dict[DiskNumber, npt.NDArray[np.uint8]]
 
 
 class _Counts(NamedTuple):
-    """What the kernel says of all disks together. ``idle``: no write is under way, and it does count."""
+    """The kernel's counts of all disks together. ``idle``: no write is in progress, and the kernel counts."""
 
     written: int
     idle: bool
@@ -81,7 +80,7 @@ class _HashKeeper:
         return self._plane.compare(comparison)
 
     def send_chunks(self, disk: DiskNumber, rows: npt.NDArray[Any], parts: Sequence[Buffer]) -> None:
-        """Durable when it returns."""
+        """Send chunks; durable when it returns."""
         self._plane.send_chunks(disk, rows, parts)
 
 
@@ -136,7 +135,7 @@ class ScanRun(RoundRun):
             began = self._clock.monotonic()
 
     def _wait(self, began: float, stop: threading.Event) -> None:
-        """Until the next round is due or asked for."""
+        """Wait until the next round is due or requested."""
         self._lasted = self._clock.monotonic() - began
         due = began + self._rest()
         while self._clock.monotonic() < due and not self._requests and not self._leaving:
@@ -146,7 +145,7 @@ class ScanRun(RoundRun):
                 raise Stopped
 
     def _put(self, requests: List[Milestone], kind: PointKind, time: int, stop: threading.Event) -> None:
-        """A point is what it is, whatever was asked for: requests for more fail."""
+        """Put the point. Its kind does not depend on the requests: a request for a better kind fails."""
         enough = [one for one in requests if kind in _FROZEN_KINDS or _asks_little(one, kind)]
         for one in requests:
             if one not in enough:
@@ -166,13 +165,14 @@ class ScanRun(RoundRun):
                 time, kind = self._read_frozen(hashes, requests, stop)
             except TryLater as error:
                 log.warning("A scan goes on without a freeze: %s", error)
-                # What it read, and did not send, must be found again.
+                # What the round read, and did not send, must be found again.
         self._put(requests, kind, time, stop)
 
     def _read_frozen(
         self, hashes: Hashes, requests: Sequence[Milestone], stop: threading.Event
     ) -> Tuple[int, PointKind]:
-        """Nothing is written, sent or logged while it holds. The hashes change only if it held."""
+        """Read everything while the file systems are frozen. Nothing is written, sent or logged meanwhile. The hashes
+        change only if the freeze held."""
         pieces: List[Piece] = []
         size = 0
         seen = {number: known.copy() for number, known in hashes.items()}
@@ -198,7 +198,7 @@ class ScanRun(RoundRun):
         return time, PointKind.FILE_SYSTEM_CONSISTENT
 
     def _differing(self, hashes: Hashes) -> Iterator[Piece]:
-        """The chunks whose hash is another than before, which is noted when the piece is taken."""
+        """Yield the chunks whose hash has changed; the new hash is stored when the piece is taken."""
         buffer = AlignedBuffer(WINDOW_BYTES)
         for disk in self._disks:
             known = hashes[disk.number]
@@ -235,7 +235,7 @@ class ScanRun(RoundRun):
 
 
 def _asks_little(request: Milestone, kind: PointKind) -> bool:
-    """Whether a point of ``kind``, made without a freeze, is as good as what was asked for."""
+    """Return whether a point of ``kind``, made without a freeze, satisfies the request."""
     return (
         kind is PointKind.CRASH_CONSISTENT
         and request.point is not None

@@ -1,9 +1,9 @@
-"""The end of a round in bitmap mode: the last changed blocks, read while nothing changes.
+"""The end of a round in bitmap mode: read the last changed blocks while nothing changes.
 
-File systems are frozen, so what lies on them cannot change. For the rest (swap apart, which nobody ships) the bitmap
-tells: it is read once more at the end, and what was written to meanwhile is read again, until nothing was. Then the
-disks were still from the last reading of the bitmap but one to the last, and what was read is the state of all of
-them at that time. Nothing is written, sent or logged in here: the agent's own files may lie on a frozen file system.
+File systems are frozen, so their data cannot change. For everything else (except swap, which is not sent) the bitmap is
+read once more at the end, and blocks written meanwhile are read again, until there are none. Then the disks did not
+change between the last two readings of the bitmap, and the data read is the state of all of them at that time. Nothing
+is written, sent or logged in here: the agent's own files may be on a frozen file system.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DirtyBlocks(Protocol):
     """The part of Capture that rounds use."""
 
     def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
-        """Return the blocks written to since the last call, all of whose writes have landed. Raises TryLater."""
+        """Return the blocks written since the last call, all of whose writes have reached the disk. Raises TryLater."""
         ...
 
 
@@ -44,7 +44,7 @@ class TooMuch(TryLater):
 
 
 class StillReading:
-    """``noted`` keeps every block that was collected, so that a reading that failed can give them back."""
+    """``noted`` keeps every collected block, so that a failed reading can give them back."""
 
     def __init__(self, source: DirtyBlocks, disks: Sequence[CopiedDisk], clock: Clock, most_bytes: int) -> None:
         self._source = source
@@ -56,7 +56,7 @@ class StillReading:
         """Read so far."""
 
     def read(self, dirty: Mapping[DiskNumber, Ranges], holds: Callable[[], bool]) -> Still:
-        """Read ``dirty`` and whatever else was written to. Raises TooMuch, TryLater, Damaged."""
+        """Read ``dirty`` and everything else that was written. Raises TooMuch, TryLater, Damaged."""
         self.noted.append(dirty)
         more = self._collect()
         pieces: List[Piece] = []
@@ -93,7 +93,9 @@ class StillReading:
 
 
 def _not_held() -> TryLater:
-    return TryLater("The file systems could not be frozen for long enough.", remedy="The round is repeated by itself.")
+    return TryLater(
+        "The file systems could not be frozen for long enough.", remedy="The round is repeated automatically."
+    )
 
 
 def size_of(blocks: Mapping[DiskNumber, Ranges]) -> int:

@@ -1,1 +1,1 @@
-"""From the capture's ring to the process server: batches, the backlog, and the epochs that they belong to."""
+"""From the capture's ring to the process server: batches, the backlog, and their epochs."""

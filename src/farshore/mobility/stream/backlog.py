@@ -1,13 +1,13 @@
-"""The batches that are not acknowledged yet, oldest first: in memory, or in the .hrl file once they have to wait.
+"""Keep the batches that are not acknowledged yet, oldest first: in memory, or in the .hrl file once they must wait.
 
-The pump puts batches in, the sender takes them out in order. As long as the server keeps up they stay in memory. Once
-it cannot be reached, the oldest batch has waited for some seconds, or memory is full, all of them go to the file, and
-each new one too until the file is empty again: so an agent that is killed during an outage leaves the whole of the
-unacknowledged stream behind, for the next run to send (replay.py). When the file is full, ``put`` raises NoSpace: the
-pump then leaves the rest in the capture ring, which ends in bitmap mode, never in a hole. A batch stays in the file
-until it is acknowledged.
+The pump puts batches in, the sender takes them out in order. While the server keeps up they stay in memory. Once it
+cannot be reached, the oldest batch has waited for some seconds, or memory is full, all of them go to the file, and each
+new one too until the file is empty again. So an agent that is killed during an outage leaves the whole unacknowledged
+stream behind, and the next run sends it (replay.py). When the file is full, ``put`` raises NoSpace: the pump then
+leaves the rest in the capture ring, which ends in bitmap mode, never in a gap. A batch stays in the file until it is
+acknowledged.
 
-The file always holds a run of batches without holes, and those that are in memory alone are newer than all in it.
+The file always holds a run of batches without gaps, and batches that are only in memory are newer than all in it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from farshore.model.identifiers import Sequence
 
 MEMORY_BYTES = 32 << 20
 _KEPT_BYTES = 8 << 20
-"""In memory, of those that are in the file."""
+"""Maximum in memory, of batches that are in the file."""
 PATIENCE_SECONDS = 3.0
 
 
 class _Waiting(NamedTuple):
     batch: EncodedBatch
     spilled_end: int
-    """Logical offset behind the batch in the file; 0 for one that is not there."""
+    """Logical offset after the batch in the file; 0 for one that is not there."""
     since: float
-    """When it was put in; of the monotonic clock."""
+    """When it was put in, by the monotonic clock."""
 
 
 class Backlog:
@@ -79,7 +79,7 @@ class Backlog:
 
     @property
     def oldest(self) -> Tuple[int, bool]:
-        """When the oldest batch that waits was captured (ns of the monotonic clock), 0: none waits; and whether
+        """Return when the oldest waiting batch was captured (ns of the monotonic clock), 0 if none waits; and whether
         it is in the file."""
         with self._changed:
             if not self._waiting:
@@ -93,7 +93,7 @@ class Backlog:
             return not self._waiting and not self._unloaded()
 
     def put(self, batch: EncodedBatch) -> None:
-        """Add the newest batch. Raises NoSpace, having taken nothing."""
+        """Add the newest batch. Raises NoSpace without taking it."""
         with self._changed:
             fits = self._bytes + batch.size <= self._memory_bytes
             if self._spill is None:
@@ -102,7 +102,7 @@ class Backlog:
                         "The memory for batches that wait for the process server is full.",
                         remedy="Check the connection to the process server.",
                     )
-                self._append(_Waiting(batch, 0, time.monotonic()))  # one larger than the bound, too, if alone
+                self._append(_Waiting(batch, 0, time.monotonic()))  # a larger one too, if it is alone
             elif fits and not self._unloaded() and not self._has_to_wait():
                 self._append(_Waiting(batch, 0, time.monotonic()))
             else:
@@ -116,19 +116,18 @@ class Backlog:
             self._changed.notify_all()
 
     def hold(self) -> None:
-        """Send everything to the file, as the server cannot be reached, until something is acknowledged."""
+        """Move everything to the file, because the server cannot be reached, until something is acknowledged."""
         with self._changed:
             self._held = True
             if self._spill is not None:
-                with contextlib.suppress(NoSpace):  # what has no room stays in memory, and new ones are refused
+                with contextlib.suppress(NoSpace):  # batches without space stay in memory, and new ones are refused
                     self._spill_all(self._spill)
 
     def head(self, timeout: float) -> Optional[EncodedBatch]:
-        """Return the oldest batch, which stays, or None if there is none within ``timeout`` seconds or the backlog is
-        closed.
+        """Return the oldest batch without removing it, or None if there is none within ``timeout`` seconds or the
+        backlog is closed.
 
-        Raises Damaged where a batch cannot be read back from the file.
-        """
+        Raises Damaged if a batch cannot be read back from the file."""
         with self._changed:
             self._refill()
             if not self._waiting and not self._closed:
@@ -137,12 +136,13 @@ class Backlog:
             return self._waiting[0].batch if self._waiting and not self._closed else None
 
     def behind_head(self, count: int) -> List[EncodedBatch]:
-        """Return up to ``count`` batches that follow the oldest, as far as they are in memory already; they stay."""
+        """Return up to ``count`` batches after the oldest that are already in memory, without removing them."""
         with self._changed:
             return [] if self._closed else [waiting.batch for waiting in islice(self._waiting, 1, 1 + count)]
 
     def acknowledge(self, expected: Sequence) -> List[EncodedBatch]:
-        """Drop what the server has, all that ends at or before ``expected``, its next sequence; return it in order."""
+        """Remove batches that the server has, those that end at or before its next sequence ``expected``; return them
+        in order."""
         dropped: List[EncodedBatch] = []
         with self._changed:
             while self._waiting and self._waiting[0].batch.end <= expected:
@@ -166,7 +166,7 @@ class Backlog:
             )
 
     def close(self) -> None:
-        """Wake whoever waits; the file keeps what it has."""
+        """Wake waiting threads; the file keeps its batches."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -179,7 +179,7 @@ class Backlog:
         return self._held or bool(self._waiting and time.monotonic() - self._waiting[0].since > PATIENCE_SECONDS)
 
     def _spill_all(self, spill: HrlFile) -> None:
-        """Have everything in the file, and only the oldest of it in memory. Raises NoSpace if not all has room."""
+        """Write everything to the file, and keep only the oldest in memory. Raises NoSpace if not all fits."""
         if self._unloaded():
             return  # then all of it is there
         alone: Deque[_Waiting] = deque()
@@ -207,7 +207,7 @@ class Backlog:
             if found is None:
                 raise Damaged(
                     f"{self._spill.path} cannot be read back, so the writes in it are missing from the stream.",
-                    remedy="The machine resyncs by itself. Check the disk that the file is on.",
+                    remedy="The machine resyncs automatically. Check the disk that the file is on.",
                 )
             self._loaded = found[1]
             self._append(_Waiting(found[0], found[1], time.monotonic()))

@@ -19,8 +19,8 @@ _MAXIMUM_MICROSECONDS = (1 << 32) - 1
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch as it goes out. ``end`` is the sequence after its last record, ``time`` ns since 1970 of that record,
-    ``captured`` ns of the monotonic clock of the same; 0: unknown."""
+    """A batch as it is sent. ``end`` is the sequence after its last record, ``time`` that record's time in ns since
+    1970, ``captured`` the same in ns of the monotonic clock; 0: unknown."""
 
     first: Sequence
     end: Sequence
@@ -35,10 +35,9 @@ class EncodedBatch:
 
 
 class Journal:
-    """Gives records their sequences and wall-clock times. One for each epoch and role; used by one thread.
+    """Assigns sequences and wall-clock times to records. One for each epoch and role; used by one thread.
 
-    A *time base* is a run of batches between which nobody set the machine's clock; times never fall within one.
-    """
+    A *time base* is a run of batches during which nobody set the machine's clock; times never decrease within one."""
 
     def __init__(self, machine: MachineId, epoch: Epoch, clock: Clock, role: Role = Role.JOURNAL) -> None:
         self._machine = machine
@@ -52,7 +51,8 @@ class Journal:
         self.next_sequence = Sequence(1)
 
     def batch(self, piece: Piece) -> EncodedBatch:
-        """Return the next batch. Where the clock was set since the last one, all of it belongs to a new time base."""
+        """Return the next batch. If the clock was set since the last one, the whole batch belongs to a new time
+        base."""
         offset = wall_clock_offset(self._clock)
         if abs(offset - self._base) >= LEAST_STEP:
             self._base, self.latest = offset, 0
@@ -68,10 +68,9 @@ class Journal:
 
 
 def read_back(data: Buffer, machine: MachineId, epoch: Epoch, expected: Optional[Sequence]) -> Optional[EncodedBatch]:
-    """Return a batch that was written to the .hrl file, or None if it is not the one that must come next.
+    """Return a batch that was written to the .hrl file, or None if it is not the next one.
 
-    Raises Malformed or Damaged for bytes that are no whole batch.
-    """
+    Raises Malformed or Damaged for bytes that are not a whole batch."""
     batch = decode(data)
     if batch.machine != machine or batch.epoch != epoch or batch.role != Role.JOURNAL:
         return None

@@ -1,11 +1,10 @@
 """One epoch of this machine's stream, from the grant to its end.
 
 Four threads: the pump (ring to backlog), the sender (backlog to process server), the copy (the base), and this one,
-which watches over them and over the accounts. The epoch ends when the capture had to fall back to the bitmap, when
-writes escaped the capture, when the server will not have it any more, when the disks have changed, or when we are told
-to stop. What follows an end is decided by replication.py. While the epoch has no consistent state yet, falling back to
-the bitmap does not end it: what was missed is mended (pump.py), so a machine that is too busy while it is copied for
-the first time gets there all the same.
+which watches the others and the accounts. The epoch ends when the capture had to fall back to the bitmap, when writes
+escaped the capture, when the server refuses it, when the disks have changed, or when the agent is stopped.
+replication.py decides what follows. While the epoch has no consistent state yet, falling back to the bitmap does not
+end it: missed blocks are mended (pump.py), so even a machine that is too busy during its first copy completes it.
 """
 
 from __future__ import annotations
@@ -59,9 +58,9 @@ _FULL_SECONDS = 0.05
 _LIVE_PASSES = 16
 _LITTLE_BYTES = 4 << 20
 _SHRINKING = 0.75
-"""Another pass over what was missed is worth it if it found at most this part of what the one before found."""
+"""Another pass over the missed blocks is useful if it found at most this share of what the one before found."""
 _OUTRUN = 2
-"""Overflows of the ring during one copy from which on the load is said to outrun it: one is a burst."""
+"""Overflows of the ring during one copy from which on the load is reported as too high: one is a burst."""
 _ESCAPED = "Writes escaped the capture."
 
 
@@ -71,20 +70,21 @@ class EpochEnd(enum.Enum):
     OVERFLOW = "overflow"
     """The capture fell back to the bitmap. The epoch is consistent, and all of it acknowledged."""
     LEFT = "left"
-    """We were asked to leave it, as the disks have changed. As with OVERFLOW, the next one can go on from here."""
+    """The epoch was left on request, because the disks have changed. As with OVERFLOW, the next one can continue from
+    here."""
     ESCAPED = "escaped"
     """The accounts show writes that the capture did not see, on the ``suspect`` disks. If the epoch is consistent, all
-    of it is acknowledged, and the other disks can go on from here."""
+    of it is acknowledged, and the other disks can continue from here."""
     REFUSED = "refused"
-    """The server does not accept this epoch any more."""
+    """The server no longer accepts this epoch."""
     FAILED = "failed"
-    """A disk could not be read, or the .hrl file not be read back."""
+    """A disk or the .hrl file could not be read."""
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the epoch stood at its end. ``position`` is its last acknowledged one."""
+    """The epoch's state at its end. ``position`` is its last acknowledged one."""
 
     why: EpochEnd
     position: Position
@@ -103,7 +103,7 @@ class Limits:
 
 
 class EpochRun:
-    """``run`` blocks until the end; the rest may be called from other threads meanwhile."""
+    """``run`` blocks until the end; meanwhile the rest may be called from other threads."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class EpochRun:
         plan: Plan = Plan(),  # noqa: B008 - immutable
         proving: Optional[Proving] = None,
     ) -> None:
-        """``plan``: what a HEAL has to copy beside dirty blocks. ``proving`` None: nothing is proven."""
+        """``plan``: what a HEAL has to copy besides dirty blocks. ``proving`` None: nothing is proven."""
         self._proving = proving or Proving(None, clock)
         self._proves = proving is not None
         self._proof: Optional[Worker] = None
@@ -144,9 +144,9 @@ class EpochRun:
         self._dirty: Optional[Dirty] = None
         self._overlay: Mapping[DiskNumber, Ranges] = {}
         self.waiting = ""
-        """Why the copy cannot begin, or go on: writes from before have not ended; empty: they have."""
+        """Reason why the copy cannot begin or continue: earlier writes have not ended; "" if they have."""
         self._overflows = 0
-        """Of the ring, while the epoch was not consistent."""
+        """Overflows of the ring while the epoch was not consistent."""
         self._deciding = threading.Lock()
         self._mends = 0
         self._reached: Optional[Milestone] = None
@@ -194,39 +194,41 @@ class EpochRun:
         }
 
     def progress(self) -> Optional[Progress]:
-        """Of the copy; None once the epoch is consistent."""
+        """Progress of the copy; None once the epoch is consistent."""
         return None if self._progress is None or self.consistent else self._progress.report()
 
     @property
     def outrun(self) -> str:
-        """Say that the machine writes faster than it is copied, and what helps; empty: nothing shows that it does."""
+        """Return a warning that the machine writes faster than it is copied, with a remedy; "" if nothing shows
+        that."""
         overflows = self._overflows
         if self.consistent or overflows < _OUTRUN:
             return ""
         return (
             f"Writes come faster than they are copied: the capture ring of {self._capture.capacity >> 10} KiB has "
             f"overflowed {overflows} times during this copy. There are no new recovery points until the load falls; "
-            "the copy goes on by itself. A larger ring bridges longer bursts: farshore machine protect NAME "
+            "the copy continues automatically. A larger ring bridges longer bursts: farshore machine protect NAME "
             "--memory-limit MIB, of which a quarter is the ring."
         )
 
     def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
-        """Put a recovery point into the stream at this very moment, if ``still`` holds after it."""
+        """Put a recovery point into the stream at this moment, if ``still`` holds after it."""
         return self._pump.milestone(point, still)
 
     def leave(self) -> None:
-        """End in good order, so that the next epoch can go on from here, once consistent and all is acknowledged."""
+        """End in good order, so that the next epoch can continue from here, once consistent and everything is
+        acknowledged."""
         self._leaving.set()
         self._changed.set()
 
     # ---- running ----
 
     def run(self, stop: threading.Event) -> Ended:
-        """Open the epoch, copy its base, and go on until it ends. Leaves the capture in bitmap mode, drained."""
+        """Open the epoch, copy its base, and continue until it ends. Leaves the capture in bitmap mode, drained."""
         workers: List[Worker] = []
         self._proving.begin(self._disks, anew=self.grant.kind is EpochKind.INITIAL)
         try:
-            # Before the rest: while earlier writes are waited for, the journal grows already.
+            # Before the rest: while earlier writes are waited for, the journal already grows.
             workers.append(Worker("sender", self._sender.run, self._changed))
             try:
                 self._open(workers, stop)
@@ -253,7 +255,7 @@ class EpochRun:
             note_discards(self._chunk_watch, self._proving)
 
     def _open(self, workers: List[Worker], stop: threading.Event) -> None:
-        """Enter data mode. What was missed before lies in the base, if the journal is empty; else it is mended."""
+        """Enter data mode. Blocks missed before are in the base if the journal is empty; otherwise they are mended."""
         if self._enter(workers, stop):
             assert self._dirty is not None
             self._overlay = self._dirty.blocks
@@ -264,8 +266,8 @@ class EpochRun:
     def _enter(self, workers: List[Worker], stop: threading.Event) -> bool:
         """Start the pump, so that the ring is drained meanwhile, switch over, and wait until earlier writes have ended.
 
-        False: before that the capture fell back to the bitmap, and the pump has ended; or a worker has failed.
-        """
+        Return False if the capture fell back to the bitmap before that, so the pump has ended; or if a worker has
+        failed."""
         self._pump_worker = Worker("pump", self._pump.run, self._changed)
         workers.append(self._pump_worker)
         entry = until_done(self._capture.enter_data_mode, stop, "Capture")
@@ -281,7 +283,7 @@ class EpochRun:
                     if not self.waiting:
                         log.warning("The copy waits: %s", error)
                     self.waiting = str(error)
-                except WrongState:  # it fell back
+                except WrongState:  # the capture fell back
                     break
         finally:
             self.waiting = ""
@@ -291,10 +293,11 @@ class EpochRun:
         return False
 
     def _enter_again(self, workers: List[Worker], stop: threading.Event) -> None:
-        """Until earlier writes have ended before the capture falls back once more; then mend what was missed.
+        """Enter data mode repeatedly until earlier writes end before the capture falls back again; then mend the missed
+        blocks.
 
-        The journal holds records from before this entry: they lie below what was missed, and the base below them.
-        """
+        The journal holds records from before this entry: they are older than the missed blocks, and the base is older
+        still."""
         while True:
             self._copy_missed(workers, stop)
             self._pump.reopen()
@@ -309,20 +312,19 @@ class EpochRun:
         self._pump.mend(functools.partial(dirty_pieces, self._disks, self._dirty.blocks, self._clock))
 
     def _copy_missed(self, workers: List[Worker], stop: threading.Event) -> None:
-        """In bitmap mode, read what was missed into the journal, again and again, until little is left to be mended.
+        """In bitmap mode, read missed blocks into the journal, repeatedly, until few are left to be mended.
 
-        A busy machine with a small ring stays in data mode for moments only. In bitmap mode nothing overflows, and what
-        is written often is read once. What is written meanwhile is noted, so the order does not matter here either.
-        Before each look all that was read is sent, so data mode begins with an empty backlog: that has room for what
-        is to be mended and for what is written meanwhile, also where more is written than can be sent.
-        """
+        A busy machine with a small ring stays in data mode only for moments. In bitmap mode nothing overflows, and a
+        block that is written often is read once. Writes meanwhile are noted, so the order does not matter here either.
+        Before each look everything read is sent, so data mode begins with an empty backlog: it has space for the mended
+        blocks and for writes meanwhile, even if more is written than can be sent."""
         last: Optional[int] = None
         for _ in range(_LIVE_PASSES):
             if not self._sent(workers, stop):
                 return
             try:
                 blocks = self._capture.collect(timeout=_SETTLE_SECONDS)
-            except TryLater:  # writes have not ended: that is told once data mode is entered
+            except TryLater:  # writes have not ended: that is reported once data mode is entered
                 return
             size = sum(count_blocks(ranges) for ranges in blocks.values()) * BLOCK
             if size <= _LITTLE_BYTES or (last is not None and size > last * _SHRINKING):
@@ -338,10 +340,10 @@ class EpochRun:
             last = size
 
     def _sent(self, workers: List[Worker], stop: threading.Event) -> bool:
-        """Wait until the process server has the whole journal; not while it is away, as the .hrl file bridges that.
+        """Wait until the process server has the whole journal; not while it is unreachable, because the .hrl file
+        bridges that.
 
-        False: a worker has failed.
-        """
+        Return False if a worker has failed."""
         while self._sender.reachable and not self._backlog.empty:
             if stop.wait(_FULL_SECONDS):
                 raise Stopped
@@ -364,7 +366,7 @@ class EpochRun:
                 self._proof = Worker("proof", self._prover().run, self._changed)
                 workers.append(self._proof)
             self._suspect |= self._account()
-            # The accounts show writes that capture did not see, nobody knows where. The epoch has no point yet, so
+            # The accounts show writes that capture did not see, at unknown places. The epoch has no point yet, so
             # nothing in it is worth finishing.
             if self._suspect and not self.consistent:
                 return self._ended(EpochEnd.ESCAPED, _ESCAPED)
@@ -379,8 +381,8 @@ class EpochRun:
                 # Something changed during the wait. A consistent epoch is never mended, so look again.
                 if self.consistent:
                     continue
-            # The probe has fallen back by itself. Before the first consistent state the epoch goes on, as order does
-            # not matter there yet; after it, only a new epoch can take the missed blocks.
+            # The probe has fallen back by itself. Before the first consistent state the epoch continues, because order
+            # does not matter there yet; after it, only a new epoch can take the missed blocks.
             cause = self._log_fallback()
             if self._may_mend():
                 try:
@@ -405,28 +407,29 @@ class EpochRun:
         )
 
     def _may_leave(self) -> bool:
-        """Not while the server is away: the stream goes on into the .hrl file meanwhile, the bitmap would keep none."""
+        """Return whether the epoch may be left. Not while the server is unreachable: meanwhile the stream goes into the
+        .hrl file, and the bitmap would keep none of it."""
         return self._leaving.is_set() and self.consistent and self._sender.reachable and not self._backlog.spilled
 
     def _may_mend(self) -> bool:
-        """Whether the epoch's first consistent state lies ahead still. After it order matters: a new epoch heals."""
+        """Return whether the epoch's first consistent state is still to come. After it order matters, and only a new
+        epoch heals."""
         with self._deciding:
             if self._reached is None:
                 self._mends += 1
             return self._reached is None
 
     def _mend(self, workers: List[Worker], stop: threading.Event) -> None:
-        """Go on with the same epoch: what was missed is read again into the journal."""
+        """Continue with the same epoch: read missed blocks again into the journal."""
         if not self._pump.whole and self._dirty is not None:
-            self._capture.give_back(self._dirty)  # it was mending already: all of it once more
+            self._capture.give_back(self._dirty)  # it was already mending: do all of it again
         self._dirty = None
         self._enter_again(workers, stop)
 
     def _all_acknowledged(self, workers: List[Worker], stop: threading.Event) -> bool:
-        """The journal is complete: have all of it acknowledged, and the base declared, before the next epoch begins.
+        """Get the complete journal acknowledged, and the base declared, before the next epoch begins.
 
-        False: something else has happened, look again.
-        """
+        Return False if something else has happened: look again."""
         while not (self._backlog.empty and self.consistent):
             self._changed.wait(_ACKNOWLEDGE_SECONDS)
             self._changed.clear()
@@ -436,7 +439,7 @@ class EpochRun:
         return True
 
     def _copy(self, stop: threading.Event) -> None:
-        """The base, then the sequence from which on base and journal together are a consistent state."""
+        """Copy the base, then declare the sequence from which on base and journal together are a consistent state."""
         dirty, runs = self._overlay, self._plan.chunks
         if self.grant.kind is EpochKind.HEAL:
             runs = {**runs, **wholly_dirty(dirty, self._disks)}
@@ -463,17 +466,17 @@ class EpochRun:
                 until_done(functools.partial(self._plane.complete_base, completion), stop, "The end of the copy")
                 break
             except WrongState:
-                # The server has restarted and remembers less than it was told.
+                # The server has restarted and has lost some of what it received.
                 if not self._copy_missing(stop):
                     raise
-        self._proving.save_if_due(now=True)  # what was copied is in doubt, also after a crash
+        self._proving.save_if_due(now=True)  # copied data is in doubt, also after a crash
         self.consistent = True
         copied = self._progress.report()
         fields = {"epoch": self._epoch, "from": reached.sequence, "compared": copied.done, "sent": copied.sent}
         log.info("Epoch is consistent.", extra={"fields": fields})
 
     def _copy_missing(self, stop: threading.Event) -> bool:
-        """Compare again what the server has not been told; False: that is nothing."""
+        """Compare again what the server lacks; return False if it lacks nothing."""
         found = until_done(self._plane.missing, stop, "The copy").ranges
         runs: Dict[DiskNumber, List[Tuple[int, int]]] = {}
         for one in found:
@@ -481,7 +484,7 @@ class EpochRun:
         if found:
             log.warning("The process server lacks a part of the copy.", extra={"fields": {"ranges": len(found)}})
             with self._deciding:
-                self._reached = None  # the consistent state lies ahead again, so what is missed may be mended
+                self._reached = None  # the consistent state is in the future again, so missed blocks may be mended
             assert self._progress is not None
             sizes = {disk.number: disk.size for disk in self._disks}
             self._progress.again(sum(copied_bytes(some, sizes[number]) for number, some in runs.items()))
@@ -505,7 +508,7 @@ class EpochRun:
         self._proving.doubt_chunks(disk, first, end, cause)
 
     def _copy_overlay(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> int:
-        """The sequence after the last record of the overlay."""
+        """Copy the overlay; return the sequence after its last record."""
         assert self._progress is not None
         journal = Journal(self._machine, self._epoch, self._clock, Role.BASE)
         OverlayCopy(
@@ -521,7 +524,8 @@ class EpochRun:
         return journal.next_sequence
 
     def _reach(self) -> Milestone:
-        """A place in the journal with nothing missing before it, that no mending will follow. Raises TryLater."""
+        """Return a place in the journal with nothing missing before it, which no mending will follow. Raises
+        TryLater."""
         with self._deciding:
             mends = self._mends
         milestone = self._pump.milestone()
@@ -533,7 +537,7 @@ class EpochRun:
         return milestone
 
     def _account(self) -> FrozenSet[DiskNumber]:
-        """The disks with writes that the capture did not see."""
+        """Return the disks with writes that the capture did not see."""
         self.verdicts = self._capture.account()
         gaps = {number: one.gap for number, one in self.verdicts.items() if one.state is State.GAP}
         if gaps:
@@ -542,7 +546,7 @@ class EpochRun:
         return frozenset(gaps)
 
     def _log_fallback(self) -> str:
-        """Why the capture fell back."""
+        """Log and return why the capture fell back."""
         found = self._capture.status().cause
         self._overflows += found is Cause.RING_FULL and not self.consistent
         cause = found.name.lower().replace("_", " ") if found else ""
@@ -563,7 +567,8 @@ class EpochRun:
         return Ended(why, position, self.consistent, cause, self._suspect)
 
     def _discard_ring(self) -> None:
-        """What is left belongs to an epoch that cannot use it: the next one copies those blocks."""
+        """Drop the rest of the ring: it belongs to an epoch that cannot use it, and the next one copies those
+        blocks."""
         while True:
             left = self._capture.drain(1 << 30)
             if left is None:
@@ -572,8 +577,8 @@ class EpochRun:
 
 
 def wholly_dirty(dirty: Mapping[DiskNumber, Ranges], disks: Sequence[CopiedDisk]) -> Mapping[DiskNumber, ChunkRuns]:
-    """Return all chunks of the disks whose every block is dirty. Where it was written to is then not known, as a rule,
-    and most of it is as it was: so it is compared, which costs no bandwidth, rather than sent."""
+    """Return all chunks of the disks whose every block is dirty. Usually it is not known then where was written, and
+    most of it is unchanged, so it is compared, which costs no bandwidth, rather than sent."""
     blocks = {number: count_blocks(ranges) for number, ranges in dirty.items()}
     whole = [disk for disk in disks if blocks.get(disk.number, 0) * BLOCK >= disk.size]
     return {disk.number: ((0, -(-disk.size // CHUNK)),) for disk in whole}

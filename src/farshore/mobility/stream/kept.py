@@ -1,8 +1,8 @@
-"""Batches that a process server has acknowledged and that are not in the vault yet, as far as memory allows.
+"""Keep batches that a process server has acknowledged and that are not in the vault yet, as far as memory allows.
 
-An acknowledged batch is durable in the spool of one process server. Should that server die with its disk, the server
-that takes its place tells, by the record that it expects, how far the vault had got; from here on the stream can be
-repeated to it, and the epoch goes on as if nothing had been. Where more was lost than is kept, the machine resyncs.
+An acknowledged batch is durable in the spool of one process server. If that server is lost with its disk, its
+replacement reports, by the record that it expects, how far the vault got; from there the stream can be repeated to it,
+and the epoch continues as before. If more was lost than is kept, the machine resyncs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEPT_BYTES = 24 << 20
 
 
 class Kept:
-    """A run of batches without holes, the newest that were acknowledged. Used by one thread."""
+    """A run of batches without gaps, the newest that were acknowledged. Used by one thread."""
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most = most_bytes
@@ -40,8 +40,7 @@ class Kept:
             self._drop()
 
     def since(self, expected: int, end: int) -> Optional[List[EncodedBatch]]:
-        """Return the batches from sequence ``expected`` up to ``end``, in order; None where not all of them are
-        here."""
+        """Return the batches from sequence ``expected`` up to ``end``, in order; None if some are not here."""
         found = [batch for batch in self._batches if batch.first >= expected]
         if not found or found[0].first != expected or found[-1].end != end:
             return None

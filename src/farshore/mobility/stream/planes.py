@@ -1,8 +1,8 @@
-"""The way to the process server: made anew for each epoch, and turned elsewhere while the epoch goes on.
+"""The connection to the process server: made for each epoch, and switched while the epoch continues.
 
-Which process server takes this machine's stream is said with the grant of an epoch, and again with every heartbeat.
-Whatever is under way when it changes ends where it is, or fails and is repeated at the new place; the new server tells
-which record it expects next.
+The grant of an epoch names the process server of this machine's stream, and so does every heartbeat. Requests in
+progress when it changes end normally, or fail and are repeated at the new server; the new server says which record it
+expects next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Planes:
-    """Made in one thread, turned by another."""
+    """Created in one thread, switched by another."""
 
     def __init__(self, machine: MachineId, credentials: Path) -> None:
         self._machine = machine
@@ -30,7 +30,7 @@ class Planes:
         self._transport: Optional[Transport] = None
 
     def __call__(self, grant: EpochGrant) -> DataPlane:
-        """The plane of a new epoch; the credentials may have been renewed since the last one."""
+        """Return the plane of a new epoch; the credentials may have been renewed since the last one."""
         transport = Transport.from_credentials(
             Credentials.load(self._credentials), grant.process_server, Role.PROCESS_SERVER
         )
@@ -41,10 +41,12 @@ class Planes:
         """Send the stream to this process server from now on; "" if none is known."""
         transport = self._transport
         if url and transport is not None and transport.url != url.rstrip("/"):
-            log.info("The stream goes to another process server.", extra={"fields": {"from": transport.url, "to": url}})
+            log.info(
+                "The stream now goes to another process server.", extra={"fields": {"from": transport.url, "to": url}}
+            )
             transport.move_to(url)
 
     def use(self, credentials: Credentials) -> None:
-        """Show a renewed certificate from now on, in the middle of an epoch too."""
+        """Use a renewed certificate from now on, in the middle of an epoch too."""
         if self._transport is not None:
             self._transport.renew(credentials)

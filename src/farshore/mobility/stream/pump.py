@@ -1,19 +1,19 @@
-"""From the capture ring to the backlog: drains, converts, numbers, and puts recovery points where they belong.
+"""From the capture ring to the backlog: drain, convert, number, and put recovery points where they belong.
 
-The only writer of an epoch's journal. A *milestone* is a ring position at which somebody wants to know the sequence
-reached, with or without a POINT record put exactly there: records before the position come before it in the stream,
-all others after it. A batch is cut when it is needed: when somebody waits for a milestone, when the ring fills up, or
-when its first record has waited as long as the policy's RPO allows (model/cadence.py). When the machine is idle, MARK
-records keep the newest point young. When the capture has gone to
-bitmap mode, what is left in the ring is still a prefix of all writes: it is drained, also what is added by those who
-had not seen the change, and then this run of the pump has ended.
+The only writer of an epoch's journal. A *milestone* is a ring position for which a caller wants to know the stream's
+sequence, with or without a POINT record exactly there: records before the position come before it in the stream, all
+others after it. A batch is cut when it is needed: when a caller waits for a milestone, when the ring fills up, or when
+its first record has waited as long as the policy's RPO allows (model/cadence.py). While the machine is idle, MARK
+records keep the newest point recent. When the capture has gone to bitmap mode, the rest of the ring is still a prefix
+of all writes: it is drained, including records from program runs that had not seen the change, and then this run of the
+pump has ended.
 
 An epoch that is not consistent yet need not end with it. No point of it can be used before its ``consistent_from``, so
-up to there the journal need not be in order, only complete. Data mode is entered again, and the blocks that were missed
-are *mended*: read from the disk and put into the journal. They lie above all records from before the entry, and they
-must not overlay any from after it: a record is drained while its write may be in flight, and what is read from the disk
-is then older. So only sectors without a record since the entry are taken (recorded.py), at a place where everything
-before has been drained. What is written meanwhile follows, and the end is the same.
+up to there the journal must be complete, but not in order. Data mode is entered again, and the missed blocks are
+*mended*: read from the disk and put into the journal. They are newer than all records from before the entry, and must
+not overlay any from after it: a record is drained while its write may be in flight, and then the data read from the
+disk is older. So only sectors without a record since the entry are taken (recorded.py), at a place where everything
+before has been drained. Later writes follow in the stream, so the result is the same.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ BATCH_RING_BYTES = 4 << 20
 POLL_SECONDS = 0.04
 SHORTEST_POLL_SECONDS = 0.002
 _RING_SHARE = 8
-"""A small ring is drained when this part of it is filled: the rest has to last until we get the processor."""
+"""A small ring is drained when it is filled to this share: the rest must last until we get the processor."""
 
 
 class DrainedRecords(Protocol):
-    """Records in the ring; ``release`` gives their room back."""
+    """Records in the ring; ``release`` returns their space."""
 
     @property
     def records(self) -> Fragments:
@@ -55,28 +55,28 @@ class DrainedRecords(Protocol):
 
 
 class RecordSource(Protocol):
-    """What the pump needs of the capture."""
+    """What the pump needs from the capture."""
 
     @property
     def mode(self) -> CaptureMode:
-        """BITMAP: nothing is added to the ring any more."""
+        """BITMAP: nothing more is added to the ring."""
         ...
 
     def at_rest(self) -> bool:
-        """Wait, in bitmap mode, until no processor is adding a record any more. Return False in data mode."""
+        """Wait, in bitmap mode, until no processor is adding a record any longer. Return False in data mode."""
         ...
 
     @property
     def capacity(self) -> int:
-        """Bytes that the ring holds."""
+        """Size of the ring in bytes."""
         ...
 
     def position(self) -> int:
-        """Return how far the ring has been written."""
+        """Return the position up to which the ring has been written."""
         ...
 
     def drained(self) -> int:
-        """Return how far it has been drained."""
+        """Return the position up to which it has been drained."""
         ...
 
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[DrainedRecords]:
@@ -85,11 +85,10 @@ class RecordSource(Protocol):
 
 
 class Milestone:
-    """Resolved by the pump once everything before ``position`` is in the journal. Fails where that cannot be.
+    """Resolved by the pump once everything before ``position`` is in the journal. Fails if that is impossible.
 
-    ``asked`` (ns, monotonic) precedes the position, so all that was written by then lies before it. The pump may get
-    there much later: a point with that later time would claim writes that it does not hold.
-    """
+    ``asked`` (ns, monotonic) precedes the position, so everything written by then is before it. The pump may get there
+    much later: a point with that later time would claim writes that it does not contain."""
 
     def __init__(self, position: int, point: Optional[PointPayload] = None, asked: int = 0) -> None:
         self.position = position
@@ -132,7 +131,7 @@ class Milestone:
 
 
 class PumpState(enum.Enum):
-    """What a step did."""
+    """The result of a step."""
 
     WORKED = "worked"
     IDLE = "idle"
@@ -181,11 +180,11 @@ class Pump:
 
     @property
     def captured(self) -> Sequence:
-        """The newest sequence given."""
+        """The newest assigned sequence."""
         return Sequence(self._journal.next_sequence - 1)
 
     def show(self, observer: Optional[Callable[[Fragments], None]]) -> None:
-        """Show every record to ``observer`` as it is drained, in the pump's thread. None stops that."""
+        """Pass every record to ``observer`` as it is drained, in the pump's thread. None stops that."""
         self._observer = observer
 
     def milestone(
@@ -194,12 +193,12 @@ class Pump:
         still: Callable[[], bool] = lambda: True,
         patch: Optional[Callable[[], Optional[Piece]]] = None,
     ) -> Milestone:
-        """Ask for a milestone at the ring's present end. It fails unless ``still`` holds after that instant.
+        """Request a milestone at the ring's present end. It fails unless ``still`` holds after that moment.
 
-        In data mode, asked after the position, every write until now lies before that position; in bitmap mode some
-        may not be in the ring at all, so the milestone fails. So it does while missed blocks are still to be mended.
-        The records that ``patch`` answers, in the pump's thread once all before the position was shown, come next.
-        """
+        In data mode, checked after the position, every write until now is before that position. In bitmap mode some may
+        not be in the ring at all, so the milestone fails; so it does while missed blocks are still to be mended. The
+        records that ``patch`` returns, in the pump's thread once everything before the position was shown, come
+        next."""
         with self._lock:
             asked = int(self._clock.monotonic() * 1e9)
             made = Milestone(self._source.position(), point, asked)
@@ -212,16 +211,16 @@ class Pump:
         return made
 
     def behind(self) -> float:
-        """Return the seconds that the oldest record in the ring has waited at most; 0 if there is none."""
+        """Return the maximum seconds that the oldest record in the ring has waited; 0 if there is none."""
         waiting = self._held is not None or self._source.position() > self._source.drained()
         return max(0.0, self._clock.monotonic() - self._level) if waiting else 0.0
 
     def opened(self) -> None:
-        """Note that data mode has begun: from now on bitmap mode means that the epoch has ended."""
+        """Record that data mode has begun: from now on bitmap mode means that the epoch has ended."""
         self._opening = False
 
     def reopen(self) -> None:
-        """Prepare for another run after an end, before data mode is entered again. The journal is not whole until
+        """Prepare for another run after an end, before data mode is entered again. The journal is not complete until
         ``mend`` is done."""
         with self._lock:
             self._ended, self._opening, self._whole, self._mending = False, True, False, None
@@ -229,7 +228,7 @@ class Pump:
             self._at_rest = False
 
     def append(self, piece: Piece) -> bool:
-        """Append these records to the journal, while no run is active. Return False if the backlog is full; then try
+        """Append these records to the journal while no run is active. Return False if the backlog is full; then try
         again."""
         if self._held is not None and not self._put(self._held):
             return False
@@ -238,7 +237,7 @@ class Pump:
 
     def mend(self, read: Callable[[RecordedSectors], Iterator[Piece]]) -> None:
         """Put missed blocks into the journal while draining continues. ``read`` reads them piece by piece, in the
-        pump's thread, and leaves out sectors that have a record by then."""
+        pump's thread, and omits sectors that have a record by then."""
         assert self._recorded is not None
         self._mending = read(self._recorded)
         self._wake.set()
@@ -265,7 +264,7 @@ class Pump:
 
     def step(self) -> PumpState:
         """Put at most one batch into the backlog, and report what was done."""
-        # A batch that found the backlog full goes first: its sequences are given already.
+        # A batch that found the backlog full goes first: its sequences are already assigned.
         if self._held is not None and not self._put(self._held):
             return PumpState.HELD
         # The next three reads stay in this order. ``now`` before ``written``: all writes until ``now`` lie below
@@ -276,27 +275,27 @@ class Pump:
         bitmap = self._source.mode is not CaptureMode.DATA
         with self._lock:
             milestone = self._milestones[0] if self._milestones else None
-        # Not in bitmap mode: the missed blocks are then read once more anyhow, after the next entry to data mode.
+        # Not in bitmap mode: the missed blocks are then read again anyway, after the next entry to data mode.
         if self._mending is not None and not bitmap and self._mend_now(written):
             return self._mend_next(self._mending)
         # Up to the milestone and no further, so that its point or patch comes exactly there.
         drained = self._source.drain(BATCH_RING_BYTES, None if milestone is None else milestone.position)
         if drained is not None:
-            # Noted before anything is mended: a mended block must not overlay a record that is drained already.
+            # Recorded before anything is mended: a mended block must not overlay a record that is already drained.
             if self._recorded is not None:
                 self._recorded.add(drained.records)
             observer = self._observer
             if observer is not None:
                 observer(drained.records)
             piece = within(convert(drained.records), self._sizes)
-            drained.release()  # ``convert`` has copied the payload, so the ring gets its room back at once
+            drained.release()  # ``convert`` has copied the payload, so the space in the ring is released at once
             if len(piece.records):
                 self._emit(piece)
         if self._held is None and self._source.drained() >= written:
             self._level = now / 1e9  # everything that was in the ring at ``now`` is in the backlog
         if drained is not None:
             return PumpState.WORKED
-        # Only once nothing is left below the milestone: a drain may return less than there is.
+        # Only once nothing is left before the milestone: a drain may return less than there is.
         if milestone is not None and self._source.drained() >= milestone.position:
             self._reach(milestone)
             return PumpState.WORKED
@@ -310,15 +309,15 @@ class Pump:
         return PumpState.IDLE
 
     def _come_to_rest(self) -> PumpState:
-        """All is drained in bitmap mode. A run of the capture that began in data mode may add records still: they are
-        nowhere else, and they lie before all that is missed."""
+        """Finish when everything is drained in bitmap mode. A run of the capture that began in data mode may still add
+        records: they are nowhere else, and they are older than all missed blocks."""
         self._at_rest = self._at_rest or self._source.at_rest()
         if not self._at_rest:
             return PumpState.IDLE
         return PumpState.ENDED if self._source.drained() >= self._source.position() else PumpState.WORKED
 
     def _due(self) -> bool:
-        """Whether somebody waits, the ring fills up, or records have waited for others as long as they may."""
+        """Return whether somebody waits, the ring fills up, or records have waited as long as they may."""
         if self._milestones or self._held is not None or self._mending is not None:
             return True
         waiting = self._source.position() - self._source.drained()
@@ -327,7 +326,7 @@ class Pump:
         return self._source.mode is not CaptureMode.DATA  # nothing more will come
 
     def _pause(self) -> float:
-        """Seconds until there may be enough again, at the pace at which the ring fills now."""
+        """Return the seconds until there may be enough again, at the present rate of filling."""
         before, at = self._seen
         self._seen = now, position = self._clock.monotonic(), self._source.position()
         filled, seconds = position - at, now - before
@@ -348,7 +347,7 @@ class Pump:
         milestone.resolve(reached, time)
 
     def _mend_now(self, written: int) -> bool:
-        """Every other time, and not while the ring is filling up."""
+        """Return whether to mend now: every other time, and not while the ring is filling up."""
         self._mended_last = not self._mended_last
         return self._mended_last and written - self._source.drained() < self._enough
 

@@ -1,8 +1,8 @@
-"""Which sectors have had a record since data mode was entered: those that no block read from a disk may overlay.
+"""Track the sectors that have a record since data mode was entered: no block that is read from a disk may overlay them.
 
-A write's record is drained while the write may still be in flight, so what a disk holds can be older than the journal.
+A write's record is drained while the write may still be in flight, so the disk's content can be older than the journal.
 The pump notes every record here while it mends (pump.py). Sorted, disjoint spans in a few levels of growing size:
-memory follows the number of places written to, and not the disks' size.
+memory grows with the number of written places, not with the disks' size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RecordedSectors:
         self._levels: Dict[DiskNumber, List[_Spans]] = {}
 
     def add(self, fragments: Fragments) -> None:
-        """Note what these records change. Nothing refers to ``fragments`` afterwards."""
+        """Record what these fragments change. Nothing refers to ``fragments`` afterwards."""
         changing = np.isin(fragments["kind"], _CHANGES)
         disks = fragments["disk"][changing]
         first = fragments["sector"][changing].astype(np.int64)

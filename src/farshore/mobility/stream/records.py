@@ -1,9 +1,9 @@
-"""From the capture's fixed-size fragments to the stream's records, in numpy over whole batches.
+"""Convert the capture's fixed-size fragments to the stream's records, in numpy over whole batches.
 
 Capture delivers one fragment of at most 4 KiB for each block of a write, and one for each discard, write-zeroes and
 flush. Here neighbouring fragments of a write become one record, all-zero blocks become ZERO records without payload,
-and the payload is gathered with a single copy out of the ring. Order is kept; merging only ever joins fragments that
-follow each other both in the stream and on the disk, so every prefix of the records is a prefix of the fragments.
+and the payload is gathered with a single copy out of the ring. Order is kept: only fragments that follow each other
+both in the stream and on the disk are joined, so every prefix of the records is a prefix of the fragments.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import BLOCK, SECTOR, DiskNumber
 
 MERGED_FRAGMENTS = 256
-"""Fragments joined into one record at most: 1 MiB, so that a point between two writes is never far."""
+"""Maximum of fragments joined into one record: 1 MiB, so that a point between two writes is never far."""
 
 Fragments = npt.NDArray[Any]
 """Structured, any stride: sector (u8), time (u8, ns of the monotonic clock), length (u4, bytes), disk (u2), kind (u1),
@@ -32,7 +32,7 @@ _ONE_SECTOR = np.dtype(f"V{SECTOR}")
 
 @dataclass(frozen=True)
 class Piece:
-    """Records with their payload; ``times`` are ns of the monotonic clock, one for each record, never falling."""
+    """Records with their payload; ``times`` are ns of the monotonic clock, one for each record, never decreasing."""
 
     records: Records
     times: npt.NDArray[np.int64]
@@ -40,17 +40,16 @@ class Piece:
 
 
 def convert(fragments: Fragments) -> Piece:
-    """Return the records of one or more fragments; nothing of the result refers to ``fragments`` any more.
+    """Return the records of one or more fragments; the result does not refer to ``fragments``.
 
-    Raises Damaged unless every fragment holds whole sectors, and a write at most one block: its record would claim
-    other bytes than its payload has, and nobody after this could tell.
-    """
+    Raises Damaged unless every fragment holds whole sectors, and a write at most one block: otherwise its record would
+    claim other bytes than its payload has, and nothing later could detect that."""
     kind = fragments["kind"].copy()
     length = fragments["length"].astype(np.int64)
     if (length % SECTOR).any() or (length[kind == RecordKind.WRITE] > BLOCK).any():
         raise Damaged(
             "A captured write is not a whole number of sectors.",
-            remedy="The machine resyncs by itself. Report this defect of capture, with the kernel's version.",
+            remedy="The machine resyncs automatically. Report this defect of capture, with the kernel's version.",
         )
     kind[_zero_blocks(fragments, kind, length)] = RecordKind.ZERO
     starts = _record_starts(fragments, kind, length)
@@ -67,11 +66,10 @@ def convert(fragments: Fragments) -> Piece:
 
 
 def within(piece: Piece, sizes: Mapping[DiskNumber, int]) -> Piece:
-    """Return the piece without what lies behind the disks' ends; ``sizes`` are in bytes, by disk.
+    """Return the piece without what is beyond the disks' ends; ``sizes`` are in bytes, by disk.
 
-    A disk that has just grown takes writes there. They are no part of the epoch, which was opened with the old size;
-    the next one reads all that is new of the disk.
-    """
+    A disk that has just grown takes writes there. They do not belong to the epoch, which was opened with the old size;
+    the next one reads the new part of the disk."""
     records = piece.records
     ends = np.full(max(sizes, default=0) + 2, np.iinfo(np.int64).max, np.int64)
     for number, size in sizes.items():
@@ -99,12 +97,12 @@ def point_piece(point: PointPayload, time: int) -> Piece:
 
 
 def mark_piece(time: int) -> Piece:
-    """Return the record that says that nothing more was written up to ``time``."""
+    """Return the record which says that nothing was written up to ``time``."""
     return Piece(_marker(RecordKind.MARK, 0), np.array([time], np.int64), b"")
 
 
 def join(pieces: Sequence[Piece]) -> Piece:
-    """Join pieces to one."""
+    """Join pieces into one."""
     if len(pieces) == 1:
         return pieces[0]
     records = np.concatenate([piece.records for piece in pieces])
@@ -120,7 +118,7 @@ def _marker(kind: RecordKind, sectors: int) -> Records:
 
 
 def _zero_blocks(fragments: Fragments, kind: npt.NDArray[np.uint8], length: npt.NDArray[np.int64]) -> Any:
-    """Indexes of the whole blocks that hold zeroes only. Three words rule out nearly every other block at once."""
+    """Return the indexes of whole blocks of only zeroes. Three words rule out nearly every other block at once."""
     words = fragments["data"].view(np.uint64)
     middle = words.shape[1] // 2
     maybe = (words[:, 0] | words[:, middle] | words[:, -1]) == 0
@@ -131,7 +129,7 @@ def _zero_blocks(fragments: Fragments, kind: npt.NDArray[np.uint8], length: npt.
 def _record_starts(
     fragments: Fragments, kind: npt.NDArray[np.uint8], length: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.intp]:
-    """The index of each fragment that begins a record."""
+    """Return the index of each fragment that begins a record."""
     sector = fragments["sector"].astype(np.int64)
     disk = fragments["disk"]
     flags = fragments["flags"] & FLAG_FUA
@@ -149,7 +147,7 @@ def _record_starts(
 
 
 def _payload(data: npt.NDArray[Any], written: npt.NDArray[np.bool_], length: npt.NDArray[np.int64]) -> Buffer:
-    """The bytes of the written fragments, copied out one after another."""
+    """Return the bytes of the written fragments, copied one after another."""
     if not written.any():
         return b""
     if (length[written] == BLOCK).all():

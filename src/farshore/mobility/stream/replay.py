@@ -1,8 +1,8 @@
-"""What an earlier run of the agent left in its .hrl file: the end of its epoch, sent before another one fences it.
+"""Send what an earlier run of the agent left in its .hrl file: the end of its epoch, before another epoch fences it.
 
-So the points up to the crash, or the restart, exist, although the process server was away then. The new run resyncs
-whatever the outcome is: what happens here decides which points there are, never whether they are true. A batch that the
-server has already is passed over; the first frame that is torn or does not follow ends it.
+With it, the points up to the crash or restart exist, although the process server was unreachable then. The new run
+resyncs whatever the result: this decides which points there are, never whether they are correct. A batch that the
+server already has is skipped; the first frame that is torn or out of sequence ends it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Stream(Protocol):
     """The part of client.DataPlane that replaying uses."""
 
     def status(self) -> StreamStatus:
-        """Return where to go on."""
+        """Return the position from which to continue."""
         ...
 
     def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
-        """Durable when it returns."""
+        """Send a batch; durable when it returns."""
         ...
 
     def close(self) -> None:
@@ -46,27 +46,31 @@ def replay(
     bandwidth: Bandwidth,
     stop: threading.Event,
 ) -> int:
-    """Send what is left over; the number of bytes that got through. Afterwards the file is empty.
+    """Send what is left over; return the number of bytes that were accepted. Afterwards the file is empty.
 
-    Raises TryLater where the server does not answer (call again: what it has got is not sent twice), and Stopped.
-    """
+    Raises TryLater if the server does not answer (call again: what it has is not sent twice), and Stopped."""
     try:
         left = HrlFile(path, machine, None)
     except NotFound:
         return 0
-    except NoSpace as error:  # of a disk that has failed, or turned read-only
-        log.warning("What an earlier run may have left cannot be used: %s", error)
+    except NoSpace as error:  # of a disk that has failed, or became read-only
+        log.warning("The remaining stream of an earlier run, if any, cannot be used: %s", error)
         return 0
     with left:
         if not left.used:
             return 0
-        log.info("An earlier run left a part of its stream.", extra={"fields": _fields(left)})
+        log.info("An earlier run left a part of its stream; it is sent now.", extra={"fields": _fields(left)})
         stream = stream_of(left.epoch)
         try:
             sent = _send(left, stream, bandwidth, stop)
-            log.info("What an earlier run left is sent.", extra={"fields": {"epoch": left.epoch, "bytes": sent}})
+            log.info(
+                "The remaining stream of an earlier run was sent.",
+                extra={"fields": {"epoch": left.epoch, "bytes": sent}},
+            )
         except (Refused, Damaged) as error:
-            log.warning("What an earlier run left cannot be used: %s", error, extra={"fields": _fields(left)})
+            log.warning(
+                "The remaining stream of an earlier run cannot be used: %s", error, extra={"fields": _fields(left)}
+            )
             sent = 0
         finally:
             stream.close()
@@ -77,7 +81,7 @@ def replay(
 def _send(left: HrlFile, stream: Stream, bandwidth: Bandwidth, stop: threading.Event) -> int:
     status = stream.status()
     if not status.base_complete:
-        raise Refused("Its epoch has no complete base.", remedy="The machine resyncs by itself.")
+        raise Refused("Its epoch has no complete base.", remedy="The machine resyncs automatically.")
     expected, sent = status.next_journal, 0
     found = left.read(left.start)
     while found is not None and found[1] <= left.end:
@@ -86,7 +90,7 @@ def _send(left: HrlFile, stream: Stream, bandwidth: Bandwidth, stop: threading.E
             if batch.first > expected:
                 raise Gap(
                     f"It begins at {batch.first}, but the process server has the stream up to {expected - 1}.",
-                    remedy="The machine resyncs by itself.",
+                    remedy="The machine resyncs automatically.",
                     expected=expected,
                 )
             if stop.wait(bandwidth.wait_for(batch.size)):

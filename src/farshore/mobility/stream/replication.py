@@ -1,14 +1,14 @@
-"""Keeps this machine's stream going: which epoch comes next, and when there is none to be.
+"""Keep this machine's stream running: decide which epoch comes next, and when there must be none.
 
-Reconciles what the configuration server wants with what is. The rules for the next epoch:
+Reconciles the state that the configuration server wants with the present one. The rules for the next epoch:
 
-- the first of a run is a RESYNC (the server makes it INITIAL where the vault has nothing to compare with);
+- the first of a run is a RESYNC (the server makes it INITIAL if the vault has nothing to compare with);
 - after an overflow, a HEAL on top of the epoch that ended with it: only dirty blocks are copied;
-- when disks came, went, grew or shrank, or the accounts of one do not add up, a HEAL too, with a plan of what has to be
-  copied of those disks; the others go on as they are. While the copy of an epoch is under way, what is new waits;
+- if disks were added, removed or resized, or the accounts of one do not add up, a HEAL too, with a plan of what must be
+  copied of those disks; the others continue. While the copy of an epoch is in progress, new disks wait;
 - after anything else, a RESYNC.
 
-The capture outlives epochs and changes of the disks, so its bitmap spans the time between two epochs.
+The capture outlives epochs and changes of the disks, so its bitmap covers the time between two epochs.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ _PAUSE_SECONDS = 2.0
 LONGEST_PAUSE = 60.0
 _GIVE_WAY_SECONDS = 120.0
 GiveWay = Callable[[Position, Sequence[ProtectedDisk], Optional[Document]], None]
-"""Called with the last position, the disks, and how to find what is written from then on."""
+"""Called with the last position, the disks, and how to find later writes."""
 _SMALLEST_RING = 4 << 20
 
 
 @dataclass(frozen=True)
 class Next:
-    """The epoch to ask for. ``parent`` is for a HEAL only."""
+    """The epoch to request. ``parent`` is for a HEAL only."""
 
     kind: EpochKind = EpochKind.RESYNC
     parent: Optional[Position] = None
     suspect: FrozenSet[DiskNumber] = frozenset()
-    """Disks that have to be compared whole, as writes to them escaped the capture."""
+    """Disks that must be compared completely, because writes to them escaped the capture."""
 
 
 def after(ended: Ended) -> Next:
@@ -82,7 +82,7 @@ def after(ended: Ended) -> Next:
 
 
 class Replication:
-    """``run`` is the service's main thread; ``want``, ``resync`` and the properties are for others."""
+    """``run`` is the service's main thread; other threads use ``want``, ``resync`` and the properties."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Replication:
         limits: Limits,
         handover: Optional[Handover] = None,
     ) -> None:
-        """``handover``: what the process before this one left, which was another release of the agent."""
+        """``handover``: what the previous process left, if that was another release of the agent."""
         self._handover = handover
         self._machine = machine
         self._run = run
@@ -130,7 +130,7 @@ class Replication:
         self.proving = Proving(settings.proven, clock)
         self.capture_started: int = 0
         self.trouble = ""
-        """Why there is no stream now; empty when there is one."""
+        """Reason why there is no stream now; "" if there is one."""
 
     @property
     def capture(self) -> Optional[Capture]:
@@ -139,19 +139,19 @@ class Replication:
 
     @property
     def memory_only(self) -> str:
-        """Why an outage is bridged from memory only at present; empty: it is not, or by choice."""
+        """Reason why an outage is bridged only from memory at present; "" if it is not, or by choice."""
         spill = self._spill
         return self._no_spill if spill is None else spill.trouble
 
     def surroundings(self, server: str) -> Surroundings:
-        """Return what the checks of this machine are about; ``server``: the configuration server's URL."""
+        """Return the surroundings for the checks of this machine; ``server``: the configuration server's URL."""
         streams_to = self._desired.process_server if self._desired else ""
         disks = [one.disk for one in self.disks]
         spill = self._settings.spill(self._machine)
         return Surroundings(self._settings, disks, [url for url in (server, streams_to) if url], spill)
 
     def want(self, desired: Desired) -> None:
-        """Take over what the server wants now."""
+        """Take over the server's desired state."""
         before, self._desired = self._desired, desired
         self._limits.bandwidth.fixed = desired.bandwidth_limit
         self._limits.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in desired.bandwidth)
@@ -164,17 +164,17 @@ class Replication:
             self._look.set()
 
     def resync(self) -> None:
-        """Begin again by hash, now, or, where a chunk is found to differ, once that is judged (a minute at most): the
-        resync heals it, and nobody could tell afterwards what it was. It holds until an epoch has been asked for so,
-        also where one is just ending."""
+        """Begin again by hash, now; or, if a chunk is found to differ, once that is judged (a minute at most), because
+        the resync heals it and its cause could not be found afterwards. The request remains until such an epoch has
+        been requested, even if one is just ending."""
         self._resync.set()
         self._deferred = self.proving.judging
         if not self._deferred:
             self._interrupt.set()
 
     def hand_over(self, give_way: GiveWay) -> None:
-        """End the epoch in good order, leave bitmap mode running, and call ``give_way``, which does not return unless
-        it fails. Raises TryLater if there is no consistent state to go on from, and what ``give_way`` raises."""
+        """End the epoch in good order, leave bitmap mode running, and call ``give_way``, which returns only if it
+        fails. Raises TryLater if there is no consistent state to continue from, and what ``give_way`` raises."""
         run = self.current
         if self.fallback is not None:
             give_way(Position(Epoch(0), SequenceNumber(0)), self.disks, None)
@@ -197,7 +197,7 @@ class Replication:
         raise self._kept
 
     def interrupt(self) -> None:
-        """End what is under way and look again at what is wanted."""
+        """End the present work and read the desired state again."""
         self._interrupt.set()
         self._changed.set()
 
@@ -229,18 +229,18 @@ class Replication:
                 self._spill.close()
 
     def _replay(self, desired: Desired) -> None:
-        """Once: what an earlier run left in its .hrl file goes out before our first epoch fences its own."""
+        """Send, once, what an earlier run left in its .hrl file, before our first epoch fences its own."""
         if self._replayed:
             return
 
         def plane(epoch: Epoch) -> DataPlane:
-            # As its grant would say; the copy's parts of a grant are not needed.
+            # As its grant would say; the parts of a grant about the copy are not needed.
             url = desired.process_server
             return self._planes(EpochGrant(epoch=epoch, kind=EpochKind.RESYNC, process_server=url, hash_key=""))
 
         path = self._settings.spill(self._machine)
         try:
-            if desired.process_server:  # else it never had a stream
+            if desired.process_server:  # otherwise it never had a stream
                 replay(path, self._machine, plane, self._limits.bandwidth, self._interrupt)
         except Stopped:
             return
@@ -268,7 +268,7 @@ class Replication:
             copied = [one.copied() for one in self.disks]
             parts = (self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, self._plan)
             run = EpochRun(*parts, self.proving)
-            self._plan = Plan()  # not before: where the run cannot begin, the next one has to copy all that
+            self._plan = Plan()  # not before: if the run cannot begin, the next one must copy all that
             self.current, self.trouble = run, ""
             ended = run.run(self._interrupt)
         finally:
@@ -283,16 +283,16 @@ class Replication:
         if self._give_way is not None and may_go_on:
             self._give_way_now(self._give_way, capture, ended.position)
         if ended.why is EpochEnd.ESCAPED and not ended.consistent:
-            self._stop_capture("")  # its accounts begin anew
+            self._stop_capture("")  # its accounts start again
         if ended.why in (EpochEnd.REFUSED, EpochEnd.FAILED):
             self.trouble = ended.cause
             self._interrupt.wait(self._pause)
             self._pause = min(LONGEST_PAUSE, self._pause * 2)
 
     def _give_way_now(self, give_way: GiveWay, capture: Capture, position: Position) -> None:
-        """Does not return unless it fails; then the next epoch goes on here."""
+        """Hand over. Returns only if that fails; then the next epoch continues here."""
         self._give_way = None
-        self.proving.save_if_due(now=True)  # the next release goes by what is in doubt
+        self.proving.save_if_due(now=True)  # the next release uses what is in doubt
         folder = pin_folder_of(self._machine)
         try:
             document: Optional[Document] = None
@@ -300,7 +300,9 @@ class Replication:
                 make_pin_folder(folder)
                 document = capture.pin(folder)
             except (Unsupported, OSError) as error:
-                log.warning("What is written meanwhile cannot be noted, so the next run compares all: %s", error)
+                log.warning(
+                    "Writes during the hand-over cannot be noted, so the next run compares everything: %s", error
+                )
                 unpin(folder)
             give_way(position, self.disks, document)
         except FarshoreError as error:
@@ -313,24 +315,24 @@ class Replication:
         self._asked.set()
 
     def _take_over(self, capture: Capture, handover: Handover, disks: Sequence[ProtectedDisk]) -> None:
-        """Go on where the process before this one ended: what was written since it has noted for us."""
+        """Continue where the previous process ended: its capture has noted the later writes."""
         if handover.capture is None:
             return
         try:
             dirty = harvest(handover.capture)
             capture.take_over_changed(changed_before(handover.capture))
         except (NotFound, Unsupported) as error:
-            log.warning("What was written since the hand-over is not known; all is compared. %s", error)
+            log.warning("The writes since the hand-over are not known; everything is compared. %s", error)
             return
         changed = changes(handover.disks, disks)
         capture.give_back(Dirty(0, dirty))
         capture.give_back(Dirty(0, changed.uncovered))
         self._plan = changed.plan()
         self._next = Next(EpochKind.HEAL, handover.position)
-        log.info("The stream goes on where it was handed over.", extra={"fields": {"at": handover.position}})
+        log.info("The stream continues where it was handed over.", extra={"fields": {"at": handover.position}})
 
     def _captured(self, desired: Desired) -> Capture:
-        """The capture, of the disks as they are now."""
+        """Return the capture, of the disks as they are now."""
         self._open_spill()
         disks, self._left_out = self._found(desired)
         capture = self._capture
@@ -342,7 +344,7 @@ class Replication:
                 self.disks = disks
                 return capture
             except Refused as error:
-                log.warning("The capture begins anew: %s", error)
+                log.warning("The capture begins again: %s", error)
         self._stop_capture("")
         self._next, self._plan = Next(), Plan()
         self.disks = disks
@@ -360,11 +362,13 @@ class Replication:
         return capture
 
     def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:
-        """The disks to protect, and those that are left out as is wanted."""
+        """Return the disks to protect, and those that are excluded on request."""
         try:
             found = all_disks(self._numbers, self._settings.disks, self._spill_path)
-        except OSError as error:  # one that is just going, with the volumes and file systems on it
-            raise TryLater(f"The disks cannot be listed now ({error}).", remedy="It is retried by itself.") from error
+        except OSError as error:  # a disk that is being removed, with the volumes and file systems on it
+            raise TryLater(
+                f"The disks cannot be listed now ({error}).", remedy="This is retried automatically."
+            ) from error
         without = set(desired.exclude_disks)
         protected = [one for one in found if one.number not in without]
         if not protected:
@@ -381,7 +385,7 @@ class Replication:
         return None if spill is None else spill.path
 
     def _open_spill(self) -> None:
-        """Have the .hrl file where there can be one: its disk may fill up, fail or turn read-only, and recover."""
+        """Open the .hrl file if possible: its disk may become full, fail or become read-only, and recover."""
         if not self._settings.spill_bytes:
             return
         path, spill = self._settings.spill(self._machine), self._spill
@@ -421,7 +425,7 @@ class Replication:
         self.trouble = str(error)
 
     def _pass_on(self, stop: threading.Event) -> None:
-        """Look after the disks, and end what is under way when the service is to stop."""
+        """Watch the disks, and end the present work when the service must stop."""
         seen = self._seen()
         due = False
         while not stop.is_set():
@@ -439,14 +443,14 @@ class Replication:
         return disks_seen(self._spill_path)
 
     def _look_after_disks(self) -> bool:
-        """Have the epoch end where the disks are not those it has; whether that is still to happen."""
+        """Make the epoch end if its disks have changed; return whether that is still to happen."""
         run, desired = self.current, self._desired
         if run is None or desired is None:
             return True  # between two epochs: look again once there is one
         try:
             changed = changes(self.disks, self._found(desired)[0])
-        except FarshoreError as error:  # a disk that is just going: the next look tells
-            log.warning("The disks could not be looked at: %s", error)
+        except FarshoreError as error:  # a disk that is being removed: the next look shows it
+            log.warning("The disks could not be listed: %s", error)
             return True
         if not changed:
             return False
@@ -460,15 +464,15 @@ class Replication:
         return True
 
     def _end_exclusions(self, changed: DiskChanges) -> None:
-        """At once: a swap area that is none any more may become anything. What was missed until now the next epoch
-        reads, which is also where new exclusions begin."""
+        """End exclusions at once: a former swap area may become anything. The next epoch reads the writes missed until
+        now, and new exclusions begin with it."""
         capture, known = self._capture, {one.number: one.excluded for one in self.disks}
         for one in changed.left_out:
             if capture is not None and one.number in changed.uncovered:
                 capture.exclude(one.number, [kept for kept in known[one.number] if kept in one.excluded])
 
     def _watch_swaps(self, stop: threading.Event) -> None:
-        """Look when a swap area comes or goes; the kernel tells."""
+        """Look when a swap area is added or removed; the kernel reports that."""
         with SWAPS.open("rb") as file:
             poller = select.poll()
             poller.register(file, select.POLLPRI)
@@ -480,8 +484,8 @@ class Replication:
 
 
 def ring_for(memory: int) -> int:
-    """Return the number of bytes of the capture ring where the agent may use ``memory`` bytes: a power of two, a
-    quarter at most."""
+    """Return the number of bytes of the capture ring for an agent with ``memory`` bytes: a power of two, at most a
+    quarter."""
     return max(_SMALLEST_RING, 1 << (max(1, memory // 4).bit_length() - 1))
 
 

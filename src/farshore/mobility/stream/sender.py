@@ -1,11 +1,11 @@
-"""From the backlog to the process server, in order, for ever.
+"""Send from the backlog to the process server, in order, for ever.
 
-While the server makes one batch durable, the next few are on their way already, so that a slow disk there costs
-time and not throughput. The server takes them in order, whichever comes first; only the oldest one's answer counts.
-Where anything goes wrong all of them are waited for, and begin again with the oldest.
+While the server makes one batch durable, the next few are already on their way, so a slow disk there costs time and not
+throughput. The server takes them in order, whichever arrives first; only the oldest one's answer counts. After an error
+all of them are waited for, and sending begins again with the oldest.
 
-Sending stops for good only when the epoch may not go on: fenced, refused, or more of what was acknowledged is lost
-than is kept here (kept.py).
+Sending ends only when the epoch may not continue: it is fenced or refused, or more acknowledged data was lost than is
+kept here (kept.py).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class BatchReceiver(Protocol):
     """The part of client.DataPlane that the sender uses."""
 
     def send_encoded(self, buffers: Sequence[Buffer], now: int) -> Acknowledgement:
-        """Durable when it returns. ``now``: ns of the monotonic clock."""
+        """Send a batch; durable when it returns. ``now``: ns of the monotonic clock."""
         ...
 
 
 class Sender:
-    """``reachable`` tells whether the last attempt got through."""
+    """``reachable``: whether the last attempt succeeded."""
 
     def __init__(self, backlog: Backlog, receiver: BatchReceiver, bandwidth: Bandwidth, clock: Clock) -> None:
         self._backlog = backlog
@@ -96,7 +96,7 @@ class Sender:
                 pauses.reset()
 
     def _send(self, batch: EncodedBatch, helpers: ThreadPoolExecutor) -> SequenceNumber:
-        """The next sequence that the server expects afterwards."""
+        """Send a batch; return the next sequence that the server expects."""
         early = self._ahead.popleft() if self._ahead and self._ahead[0][0] is batch else None
         if early is None:
             self._drop_ahead()
@@ -112,26 +112,25 @@ class Sender:
         if expected < batch.end:
             raise Refused(
                 f"The process server accepted batch {batch.first} but expects {expected} next.",
-                remedy="The machine resyncs by itself. Read the process server's log: journalctl -u "
+                remedy="The machine resyncs automatically. Read the process server's log: journalctl -u "
                 "farshore-process-server",
             )
         return SequenceNumber(expected)
 
     def _repeat(self, gap: Gap, batch: EncodedBatch) -> int:
-        """What was acknowledged is gone, with the process server that had it: send it again, then ``batch``.
+        """Send acknowledged batches again, which were lost with their process server, then ``batch``.
 
-        Raises ``gap`` where it is not here any more.
-        """
+        Raises ``gap`` if they are no longer here."""
         again = self._kept.since(gap.expected, batch.first)
         if again is None:
             raise gap
         log.warning(
-            "The process server lacks what was acknowledged; it is sent again.",
+            "The process server lacks acknowledged data, which is sent again.",
             extra={"fields": {"from": gap.expected, "to": batch.first}},
         )
         self._drop_ahead()
         for one in (*again, batch):
-            self._bandwidth.wait_for(one.size)  # not waited for, so that it is soon over: what follows makes up for it
+            self._bandwidth.wait_for(one.size)  # not waited for, so that it is soon over; later requests make up for it
             answer = self._deliver(one)
         return answer.next_journal
 
@@ -139,6 +138,6 @@ class Sender:
         return self._receiver.send_encoded(batch.buffers, int(self._clock.monotonic() * 1e9))
 
     def _drop_ahead(self) -> None:
-        """Wait for what was sent ahead, whatever became of it: it is sent again in its turn."""
+        """Wait for the batches that were sent ahead, whatever their result: they are sent again in their turn."""
         while self._ahead:
             self._ahead.popleft()[1].exception()

@@ -1,11 +1,11 @@
-"""The .hrl file: the part of the journal that waits on disk while the process server is away.
+"""The .hrl file: the part of the journal that waits on disk while the process server is unreachable.
 
-A bounded, preallocated ring of frames (formats.hrl). Nothing is synchronised to stable storage: the file extends the
-agent's memory over an outage of the network or the server and over the agent's own crash (replay.py), while of a crash
-of the whole machine it holds what the kernel had written back. Used under the backlog's lock.
+A limited, preallocated ring of frames (formats.hrl). Nothing is synced: the file extends the agent's memory over an
+outage of the network or the server and over the agent's own crash (replay.py). After a crash of the whole machine it
+holds what the kernel had written back. Used under the backlog's lock.
 
-Its disk may fill up, fail or turn read-only at any moment. What cannot be written counts as what has no room (NoSpace),
-what cannot be read as not being there.
+Its disk may become full, fail or become read-only at any moment. A failed write counts as missing space (NoSpace), a
+failed read as missing data.
 """
 
 from __future__ import annotations
@@ -41,16 +41,15 @@ _NO_COPY_ON_WRITE = 0x00800000
 
 
 class HrlFile:
-    """``start``, ``end`` and the offsets given out are logical offsets, see formats.hrl."""
+    """``start``, ``end`` and the returned offsets are logical offsets, see formats.hrl."""
 
     def __init__(self, path: Path, machine: MachineId, capacity: Optional[int]) -> None:
-        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace if it cannot be had.
+        """Open the file, or create it with ``capacity`` + 4096 bytes. Raises NoSpace if that is impossible.
 
-        ``capacity`` None: open one that is there, whatever its size; raises NotFound where it is none of this machine.
-        """
+        ``capacity`` None: open an existing one, whatever its size; raises NotFound if it is not of this machine."""
         self.path = path
         self.trouble = ""
-        """Why the file could not be written to the last time; empty when it could."""
+        """Reason for the last failed write; "" if it succeeded."""
         self._machine = machine
         create = 0 if capacity is None else os.O_CREAT
         try:
@@ -84,7 +83,7 @@ class HrlFile:
         return self.end - self.start
 
     def begin(self, epoch: Epoch) -> None:
-        """Forget all frames: what is appended from now on belongs to ``epoch``. Raises NoSpace."""
+        """Drop all frames: later ones belong to ``epoch``. Raises NoSpace."""
         self.epoch = epoch
         self.start = self.end
         self._put_header()
@@ -94,7 +93,7 @@ class HrlFile:
         self._put_header()
 
     def append(self, batch: EncodedBatch) -> None:
-        """Keep a batch. Raises NoSpace, having kept nothing, where the ring is full or cannot be written to."""
+        """Store a batch. Raises NoSpace, without storing anything, if the ring is full or cannot be written."""
         length = batch.size
         if self.used + FRAME_BYTES + length > self.capacity:
             raise NoSpace(
@@ -112,7 +111,7 @@ class HrlFile:
         self.end = position
 
     def read(self, offset: int, expected: Optional[Sequence] = None) -> Optional[Tuple[EncodedBatch, int]]:
-        """Return the batch at ``offset`` and the offset after it; None at the end, torn or not, or where it is
+        """Return the batch at ``offset`` and the offset after it; None at the end, torn or not, or if it is
         unreadable."""
         try:
             frame = decode_frame(self._read(offset, FRAME_BYTES), offset, self.capacity)
@@ -130,16 +129,15 @@ class HrlFile:
         return None if batch is None else (batch, frame.end)
 
     def advance(self, offset: int) -> None:
-        """Free the room of frames before ``offset``, which are acknowledged.
+        """Free the space of frames before ``offset``, which are acknowledged.
 
-        Where that cannot be written down, ``trouble`` tells: another run offers the server again what it has already.
-        """
+        If that cannot be written, ``trouble`` says so: then another run offers the server again what it already has."""
         self.start = offset
         with contextlib.suppress(NoSpace):
             self._put_header()
 
     def close(self) -> None:
-        """Close the file; its frames stay."""
+        """Close the file; its frames remain."""
         os.close(self._descriptor)
 
     def __enter__(self) -> HrlFile:
@@ -160,7 +158,7 @@ class HrlFile:
             found = self.read(offset, expected)
 
     def _read_header(self, capacity: Optional[int]) -> Optional[HrlHeader]:
-        """The header of a file that can go on being used, or None if it must be laid out anew."""
+        """Return the header of a file that can still be used, or None if it must be laid out again."""
         try:
             block = os.pread(self._descriptor, HEADER_BYTES, 0)
         except OSError as error:
@@ -173,12 +171,12 @@ class HrlFile:
             return None
         if os.fstat(self._descriptor).st_size != HEADER_BYTES + header.capacity:
             return None
-        # The next header goes into the other slot: until it is whole, this one is all there is.
+        # The next header goes into the other slot: until it is complete, this one is the only one.
         self._slot = 0 if block.startswith(encode_header(header), SLOTS[0]) else 1
         return header
 
     def _allocate(self, capacity: int) -> None:
-        """Give the file its blocks, once: their addresses must stay, as capture leaves them out."""
+        """Allocate the file's blocks, once: their addresses must not change, because capture excludes them."""
         try:
             os.ftruncate(self._descriptor, 0)
             _forbid_copy_on_write(self._descriptor)
@@ -186,7 +184,7 @@ class HrlFile:
             os.pwrite(self._descriptor, encode_header(HrlHeader(self._machine, Epoch(0), capacity, 0)), SLOTS[0])
             os.fsync(self._descriptor)
         except OSError as error:
-            with contextlib.suppress(OSError):  # give back what room it took
+            with contextlib.suppress(OSError):  # release the space that it took
                 os.ftruncate(self._descriptor, 0)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(
@@ -230,12 +228,13 @@ class HrlFile:
 def _no_file(path: Path) -> NotFound:
     return NotFound(
         f"{path} is not an .hrl file of this machine.",
-        remedy="Nothing needs to be done: a new file is created when needed.",
+        remedy="No action is needed: a new file is created when needed.",
     )
 
 
 def _forbid_copy_on_write(descriptor: int) -> None:
-    """btrfs moves a block each time it is overwritten unless told otherwise while the file is empty."""
+    """Disable copy-on-write: btrfs moves a block each time it is overwritten unless this is set while the file is
+    empty."""
     flags = bytearray(8)
     try:
         fcntl.ioctl(descriptor, _GET_FLAGS, flags)

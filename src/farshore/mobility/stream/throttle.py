@@ -1,6 +1,6 @@
-"""How fast the agent may go: a bound on bytes a second, and a share of the processors where others want them.
+"""Limit the agent's speed: bytes a second, and a share of the processors if others need them.
 
-Shipping and copying ask before each request. The capture itself is never slowed: it only moves what was written.
+Sending and copying ask before each request. The capture itself is never slowed down: it only moves what was written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RESERVE = 0.10
 _SAVED_SECONDS = 1.0
 _OWED_SECONDS = 5.0
 _LEAST = 0.25
-"""Of the share: what a copy gets however much the stream uses."""
+"""Share of the share: what a copy gets however much the stream uses."""
 _URGENT = 4.0
 
 
@@ -37,15 +37,14 @@ class Use(NamedTuple):
 
 
 class Courtesy:
-    """Keeps the agent to ``share`` of the machine's processor time, or to what is idle, by making copies rest.
+    """Limits the agent to ``share`` of the machine's processor time, or to idle time, by making copies rest.
 
-    A bucket of processor seconds: it fills at the pace allowed, all that the agent does empties it, and who copies
-    rests until it is not empty. Allowed is the share, or what the other programs leave but for a tenth of the machine;
-    where they want more, less is left at each look, down to the share. The stream comes first: where it uses the share
-    up, the copy still gets a quarter of it, so that it ends some day. A heal may take four times the share, as there
-    are no new points until it is done. (No thread has a lower priority than another: the interpreter's lock would hand
-    it on to them all.)
-    """
+    A bucket of processor seconds: it fills at the allowed rate, all work of the agent empties it, and a copy rests
+    until it is not empty. The allowed rate is the share, or what the other programs leave except a tenth of the
+    machine; if they need more, it falls at each look, down to the share. The stream comes first: if it uses up the
+    share, the copy still gets a quarter of it, so that it ends some day. A heal may take four times the share, because
+    there are no new points until it is done. (No thread has a lower priority than another: the interpreter's lock would
+    pass the delay on to all of them.)"""
 
     def __init__(
         self,
@@ -63,17 +62,16 @@ class Courtesy:
         self.share = share
 
     def begin(self) -> None:
-        """Begin a copy with its full share, as processor use from before says nothing.
+        """Begin a copy with its full share, because earlier processor use has no meaning.
 
-        Heals do without: most are over before a look, and there are no new points until then.
-        """
+        Heals do without: most are over before a look, and there are no new points until then."""
         with self._lock:
             self._look = self._last = self._meter()
             self._credit = self._spare = self._copied = 0.0
 
     @contextlib.contextmanager
     def copying(self) -> Iterator[None]:
-        """Count the calling thread's work in this context as a copy's."""
+        """Count the calling thread's work inside as a copy's."""
         before = self._thread_seconds()
         try:
             yield
@@ -83,7 +81,7 @@ class Courtesy:
                 self._copied += used
 
     def pause(self, *, urgent: bool = False) -> float:
-        """Return the seconds that the copy is to rest before its next piece of work."""
+        """Return the seconds that the copy must rest before its next piece of work."""
         with self._lock:
             use = self._meter()
             before, self._last = self._last, use
@@ -97,12 +95,12 @@ class Courtesy:
             self._credit = max(-_OWED_SECONDS * allowed, min(_SAVED_SECONDS * allowed, self._credit))
             copied, self._copied = self._copied, 0.0
             rest = max(0.0, -self._credit / allowed)
-            # Who does not tell what is copying, as rounds do, has no stream that could use the share up.
+            # Callers that do not mark their copying, as rounds do, have no stream that could use up the share.
             return min(rest, copied / (share * _LEAST * processors)) if copied else rest
 
 
 def spare(before: Use, after: Use) -> float:
-    """Return what part of the machine's processor time the other programs leave to us, a reserve apart."""
+    """Return the share of the machine's processor time that the other programs leave to us, minus a reserve."""
     total = after.total - before.total
     if total <= 0:
         return 0.0

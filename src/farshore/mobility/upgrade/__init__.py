@@ -1,1 +1,1 @@
-"""Another release of the agent in place of this one, without a reboot and without a blind moment."""
+"""Replace this release of the agent by another one, without a reboot and without missing a write."""

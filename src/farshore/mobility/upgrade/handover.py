@@ -1,8 +1,8 @@
 """What the old agent leaves to the new one: where the stream ended, and where the writes since then are noted.
 
-A JSON file, written before the old process becomes the new one and removed once the new one is at work. If that one
-ends before, whichever release is started next takes it over in the same way; so the old version comes back without a
-blind moment either. It holds for this boot of the machine only. Layout: docs/formats/handover.md.
+A JSON file, written before the old process becomes the new one and deleted once the new one works. If that one ends
+before, whichever release is started next takes it over in the same way; so the old release also returns without missing
+a write. It is valid for this boot of the machine only. Layout: docs/formats/handover.md.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Handover:
-    """``capture`` None: nothing was noted, so the next run resyncs. ``releases``: from which one to which one."""
+    """``capture`` None: nothing was noted, so the next run resyncs. ``releases``: the old and the new one."""
 
     run: str
-    """The run's id goes on: what it captured is unbroken."""
+    """The run's id continues: its capture is unbroken."""
     position: Position
     command: str
     releases: Tuple[str, str]
@@ -56,8 +56,8 @@ class Handover:
 
     @classmethod
     def load(cls, path: Path) -> Optional[Handover]:
-        """Return the one that is there; without its capture where the machine has booted since. None if there is none,
-        or one that is not understood."""
+        """Return the stored one; without its capture if the machine has booted since. None if there is none, or one
+        that is not understood."""
         try:
             fields = json.loads(read_private(path))
             if fields["format"] != _FORMAT:
@@ -77,12 +77,12 @@ class Handover:
 
 
 def boot() -> str:
-    """Return which boot of the machine this is."""
+    """Return an id of this boot of the machine."""
     return _BOOT.read_text(encoding="ascii").strip()
 
 
 def forget(path: Path) -> None:
-    """Remove the file. Where that cannot be done, the next start finds that nothing is pinned, and compares all."""
+    """Delete the file. If that fails, the next start finds that nothing is pinned, and compares everything."""
     try:
         path.unlink()
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def _disk(fields: Any) -> ProtectedDisk:
         int(fields["major"]),
         int(fields["minor"]),
         int(fields["size"]),
-        sequence=int(fields.get("sequence", 0)),  # earlier releases did not tell
+        sequence=int(fields.get("sequence", 0)),  # earlier releases did not report it
     )
     excluded = tuple(SectorRange(int(start), int(end)) for start, end in fields["excluded"])
     return ProtectedDisk(DiskNumber(int(fields["number"])), disk, excluded)

@@ -1,7 +1,7 @@
 """The releases of the agent on this machine, side by side: ``<root>/releases/<release>``, and ``<root>/current``.
 
-A release is put there whole or not at all; ``current`` says which one the service starts, and changes by one rename.
-Both hold for a power cut as well: what a name leads to is on the disk before the name is.
+A release is installed completely or not at all; ``current`` says which one the service starts, and changes by one
+rename. Both also hold after a power cut: the target of a name is on the disk before the name is.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class Releases:
 
     @classmethod
     def here(cls) -> Optional[Releases]:
-        """Return where this program lies, or None if it was not installed as a release."""
+        """Return where this program is, or None if it was not installed as a release."""
         place = Path(farshore.__file__).resolve().parents
         if len(place) < 5 or place[1].name != "site" or place[3].name != "releases":
             return None
         return cls(place[4], place[2].name)
 
     def program(self, release: str) -> Path:
-        """Return what to run."""
+        """Return the path of the program to run."""
         return self.root / "releases" / release / "bin" / "farshore-mobility"
 
     def install(self, release: str, digest: str, archive: bytes) -> None:
-        """Put a release there. Raises Damaged unless the archive has that SHA-256 and holds that release, NoSpace."""
+        """Install a release. Raises Damaged unless the archive has that SHA-256 and contains that release, NoSpace."""
         if hashlib.sha256(archive).hexdigest() != digest:
             raise Damaged("The bundle does not match the announced release.", remedy="Request the upgrade again.")
         target = self.root / "releases" / release
@@ -73,7 +73,7 @@ class Releases:
             shutil.rmtree(new, ignore_errors=True)
 
     def try_out(self, release: str, options: Sequence[str]) -> None:
-        """Have it start, load its libraries and its capture program. Raises Refused with what it said."""
+        """Start it, load its libraries and its capture program. Raises Refused with its output."""
         try:
             status, output, errors = tried([str(self.program(release)), *options, "check"])
         except (OSError, Hung) as error:
@@ -85,7 +85,8 @@ class Releases:
             raise Refused(f"The new release does not work here: {said}", remedy="The present release continues.")
 
     def make_current(self) -> None:
-        """Have the service start this release from now on; the one before it stays, all others go. Raises NoSpace."""
+        """Let the service start this release from now on; the one before it is kept, all others are deleted. Raises
+        NoSpace."""
         current, made = self.root / "current", self.root / ".current"
         before = current.resolve().name if current.is_symlink() else ""
         try:
@@ -101,7 +102,7 @@ class Releases:
                 remedy=f"Free space in {self.root}, then request the upgrade again.",
             ) from error
         if before == self.release:
-            return  # a process before this one got as far, and ended: which one to go back to is not known any more
+            return  # a previous process did this and ended: which release to return to is no longer known
         for place in (self.root / "releases").iterdir():
             if place.name not in (self.release, before):
                 shutil.rmtree(place, ignore_errors=True)
@@ -121,14 +122,14 @@ class Releases:
                 os.fsync(file.fileno())
             made.replace(installed)
             _sync_folder(_UNITS)
-            # systemd goes on with it, whether it is waited for or not.
+            # systemd continues, whether it is waited for or not.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 reload = ["systemctl", "daemon-reload"]
                 subprocess.run(reload, capture_output=True, check=False, timeout=_RELOAD_SECONDS)
 
 
 def _settle(folder: Path) -> None:
-    """Have all that was written to the file system of ``folder`` on its disk: one call for thousands of files."""
+    """Sync the file system of ``folder``: one call for thousands of files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _LIBC.syncfs(descriptor) != 0:
@@ -138,7 +139,7 @@ def _settle(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in ``folder`` on its disk."""
+    """Sync the names in ``folder``."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -147,7 +148,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _check(member: tarfile.TarInfo, release: str) -> None:
-    """Plain files and folders of that release only: the archive is ours, but it runs as root."""
+    """Check for plain files and folders of that release only: the archive is ours, but it runs as root."""
     parts = Path(member.name).parts
     if not (member.isfile() or member.isdir()) or parts[0] != release or ".." in parts:
         raise Damaged(f"The bundle holds the unexpected file {member.name}.", remedy="Request the upgrade again.")

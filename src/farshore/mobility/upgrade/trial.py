@@ -1,4 +1,4 @@
-"""A program that is tried out before it takes over: waited for as long as it works, however slow the machine is."""
+"""Run a program on trial before it takes over: it is waited for as long as it works, however slow the machine is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Callable, Optional, Sequence, Tuple
 
 STILL_SECONDS = 60.0
-"""Whoever has not used the processor for so long hangs: on a machine that is busy it is slow, and uses some."""
+"""A program that has not used the processor for this long hangs: on a busy machine it is slow, but uses some."""
 LONGEST_SECONDS = 600.0
-"""The configuration server withdraws its command by then, so nobody waits any more."""
+"""By then the configuration server withdraws its command, so nobody waits any longer."""
 _LOOK_SECONDS = 1.0
 _PROC = Path("/proc")
 _SESSION, _USER, _CHILDREN_SYSTEM = 3, 11, 14
@@ -21,12 +21,12 @@ _SESSION, _USER, _CHILDREN_SYSTEM = 3, 11, 14
 
 
 class Hung(Exception):
-    """The program did not end. The message says why it was not waited for any longer."""
+    """The program did not end. The message says why the wait was given up."""
 
 
 def tried(command: Sequence[str]) -> Tuple[int, bytes, bytes]:
-    """Run a program to its end: its status, and what it printed on standard output and error. Raises OSError if it
-    cannot be run, Hung, after it and its children were killed."""
+    """Run a program to its end: return its status, and its standard output and error. Raises OSError if it cannot be
+    run, Hung, after it and its children were killed."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -60,7 +60,7 @@ def wait_for(ended: Callable[[], bool], used: Callable[[], int], now: Callable[[
         if spent != before:
             before, worked = spent, here
         if here - worked >= STILL_SECONDS:
-            raise Hung(f"it has not done a thing for {STILL_SECONDS:.0f} s")
+            raise Hung(f"it has used no processor time for {STILL_SECONDS:.0f} s")
         if here - began >= LONGEST_SECONDS:
             raise Hung(f"it has not ended within {LONGEST_SECONDS:.0f} s")
 

@@ -1,7 +1,7 @@
-"""The release key that this machine trusts: pinned at enrolment, asked before another release is installed.
+"""The release key that this machine trusts: pinned at enrolment, checked before another release is installed.
 
-Who holds the configuration server's TLS key, or poses as it, can send commands. It cannot make an agent run its code:
-that takes the release key, which lies elsewhere.
+Whoever has the configuration server's TLS key, or impersonates it, can send commands, but cannot make an agent run
+other code: that needs the release key, which is kept elsewhere.
 """
 
 from __future__ import annotations

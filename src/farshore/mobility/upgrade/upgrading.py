@@ -1,9 +1,9 @@
-"""An upgrade, from the command to its result: fetched, checked, tried out, and then this process becomes the new one.
+"""An upgrade, from the command to its result: fetch, check, try out, and then this process becomes the new release.
 
 The old agent ends its epoch in good order, leaves bitmap mode running (capture.pinned) and a handover, and executes the
-new release in its own place. That one heals: it copies what was written meanwhile, and nothing else. Only once it is at
-work and the configuration server has answered it, the service is pointed to it. If it ends before, or does nothing for
-some minutes, the service starts the old release, which takes over in the same way.
+new release in its own place. That one heals: it copies only what was written meanwhile. Once it works and the
+configuration server has answered it, the service is switched to it. If it ends before, or does nothing for some
+minutes, the service starts the old release, which takes over in the same way.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from farshore.model.position import Position
 log = logging.getLogger(__name__)
 
 TRIAL_SECONDS = 180
-"""The new release is at work by then, or the kernel ends it."""
+"""The new release works by then, or the kernel ends it."""
 
 
 Concluded = Tuple[str, CommandResult]
-"""A command and what came of it."""
+"""A command and its result."""
 
 
 class Upgrades(Protocol):
-    """What the session needs of it."""
+    """What the session needs from it."""
 
     @property
     def under_way(self) -> Optional[str]:
-        """The command that a process before this one began; None once its result was given, or where there was none."""
+        """The command that a previous process began; None once its result was given, or if there was none."""
         ...
 
     def carry_out(self, command: str, wanted: UpgradeArguments) -> None:
-        """Upgrade. Where that goes well this process is another one afterwards, unless it was that release already."""
+        """Upgrade. If it succeeds this process is another one afterwards, unless it already was that release."""
         ...
 
     def conclude(self, *, wanted: bool) -> Optional[Concluded]:
@@ -54,7 +54,7 @@ class Upgrades(Protocol):
 
 
 class Upgrade:
-    """``handover``: what the process before this one left. ``arguments``: of the command line, to start again with."""
+    """``handover``: what the previous process left. ``arguments``: of the command line, for starting again."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Upgrade:
         return None if self._handover is None else self._handover.command
 
     def carry_out(self, command: str, wanted: UpgradeArguments) -> None:
-        """See Upgrades. Raises FarshoreError; then this release goes on."""
+        """See Upgrades. Raises FarshoreError; then this release continues."""
         releases = self._releases
         if releases is None:
             raise Refused(
@@ -103,21 +103,21 @@ class Upgrade:
             raise
 
     def conclude(self, *, wanted: bool) -> Optional[Concluded]:
-        """See Upgrades. ``wanted``: this machine is to be protected, so an epoch has to be there first."""
+        """See Upgrades. ``wanted``: this machine should be protected, so an epoch must exist first."""
         handover = self._handover
         if handover is None or (wanted and self._replication.current is None):
             return None
         self._handover = None
         signal.alarm(0)
         result = self._settled(handover)
-        # Last: until then a kill leaves it to the next process to come here, whichever release that is.
+        # Last: until then, after a kill, the next process that comes here does it, whichever release it is.
         if handover.capture is not None:
             unpin(Path(handover.capture["folder"]))
         forget(self._settings.handover)
         return handover.command, result
 
     def _settled(self, handover: Handover) -> CommandResult:
-        """Have the service start the release that has got to work; the command's result."""
+        """Let the service start the release that works; return the command's result."""
         old, new = handover.releases
         if self._releases is not None and self._releases.release == new:
             try:
@@ -129,7 +129,7 @@ class Upgrade:
             return CommandResult(payload=UpgradeResult(release=new))
         if self._releases is not None:
             self._releases.remove(new)
-        log.warning("The upgrade has failed; the release before is back.", extra={"fields": {"failed": new}})
+        log.warning("The upgrade has failed; the former release is back.", extra={"fields": {"failed": new}})
         return failure(
             Refused(
                 f"Release {new} ended before it worked, and the former release was restored.",
@@ -151,14 +151,14 @@ class Upgrade:
         try:
             handover.save(self._settings.handover)
         except OSError as error:
-            forget(self._settings.handover)  # it may be there, and only not known to be on the disk
+            forget(self._settings.handover)  # it may exist, but not certainly on the disk
             raise NoSpace(
                 f"The hand-over cannot be written to {self._settings.handover}: {error.strerror}.",
                 remedy=f"Free space in {self._settings.state}, then request the upgrade again.",
             ) from error
         program = str(releases.program(release))
-        log.info("This agent gives way to another release.", extra={"fields": {"from": pair[0], "to": pair[1]}})
-        signal.alarm(TRIAL_SECONDS)  # outlives the change of programs; nobody handles it, so it ends the process
+        log.info("This agent is being replaced by another release.", extra={"fields": {"from": pair[0], "to": pair[1]}})
+        signal.alarm(TRIAL_SECONDS)  # survives the exec; nothing handles it, so it ends the process
         try:
             os.execv(program, [program, *self._arguments])  # noqa: S606 - the point of it
         except OSError as error:

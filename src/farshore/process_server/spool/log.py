@@ -1,19 +1,19 @@
 """The spool log: one ordered file sequence for all machines, appended by one thread, many requests to each fsync.
 
 In the flow: a request thread appends a sealed batch and waits on the ticket; the writer thread writes whatever has
-queued up meanwhile, syncs once, tells each frame's owner (in order), and resolves the tickets; the uploader releases
-a frame once the vault has it; a file without frames is used again.
+queued up meanwhile, syncs once, notifies each frame's owner (in order), and resolves the tickets; the uploader
+releases a frame once the vault has it; a file without frames is reused.
 
 Promises:
 - A ticket resolves only after the frame is on stable storage.
-- The frames of one lane (machine, epoch, role) are dense: what does not follow the last one is refused, also after
-  a failed write, which takes all frames queued behind it along.
-- After a crash ``recover`` finds every frame whose ticket resolved, in order; perhaps one that was not yet, and
-  perhaps some that had been released (the caller drops what the vault has).
+- The frames of one lane (machine, epoch, role) are dense: a frame that does not follow the last one is refused,
+  also after a failed write, which drops all frames queued after it.
+- After a crash ``recover`` finds every frame whose ticket resolved, in order. It may also find one whose ticket
+  had not resolved, and some that had been released (the caller drops those that the vault has).
 
-A failed sync condemns its file: Linux may report it once and drop the pages, so the log goes on in a new file. What
-such a sync, or a kill before it, left in memory alone is read again by ``recover``, which writes it once more and
-syncs: whoever hears of a frame takes it for durable.
+A failed sync condemns its file: Linux may report it once and drop the pages, so the log continues in a new file.
+Frames that were only in memory after such a failure, or a kill before the sync, are read by ``recover``, which writes
+them again and syncs, because its callers treat every frame as durable.
 """
 
 from __future__ import annotations

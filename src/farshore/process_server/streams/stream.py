@@ -1,7 +1,7 @@
-"""One stream, ``(machine, epoch)``: takes batches in order, seals them, spools them, and knows how far each has got.
+"""One stream, ``(machine, epoch)``: accept batches in order, seal them, spool them, and track how far each has got.
 
-A batch is sealed in the request's thread, one at a time for each lane and in sequence, then queued for the spool;
-the acknowledgement waits for the disk while the next batch is sealed already. A batch that comes a little before
+A batch is sealed in the request's thread, one at a time for each lane and in sequence, then queued for the spool; the
+acknowledgement waits for the disk while the next batch is already being sealed. A batch that arrives a little before
 its predecessor (two connections of one agent) waits for it.
 
 Lock order: the uploaders' lock, then a stream's, then the spool's. The spool calls ``_placed`` without its lock, and

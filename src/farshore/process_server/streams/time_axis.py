@@ -1,16 +1,16 @@
-"""What time it was by our clock when a machine captured what it sends, whatever the machine takes the time for.
+"""Find out when, by our clock, a machine captured the records that it sends, independently of the machine's wall clock.
 
-A machine's monotonic clock never steps. Each request carries it, so the smallest difference between it and ours that
-any request of the last minute showed is the distance of the two clocks plus the shortest way between us; with it, the
-moment of capture of any record is known by our monotonic clock, however long the record waited in the machine. Wall
-clocks decide nothing here but what a record's time is called:
+A machine's monotonic clock is never set. Each request contains it. The smallest difference to ours in any request of
+the last minute is the offset of the two clocks plus the shortest transfer time. With it, the moment of capture of any
+record is known by our monotonic clock, however long the record waited in the machine. Wall clocks only decide the time
+that a record gets:
 
-- by the machine's wall clock, as long as that is not ahead of ours by more than AHEAD (no delay can make it look so)
-  nor behind by more than BEHIND (a delay may);
-- else by ours: the machine's times are shifted by a *correction*.
+- the machine's wall clock, while it is at most AHEAD ahead of ours (no delay can cause that) and at most BEHIND behind
+  (a delay may cause that);
+- otherwise ours: the machine's times are shifted by a *correction*.
 
-The choice is made when a time base of the machine begins (it set its clock), and anew where the two clocks have come
-apart since: by a step of ours, for one.
+The choice is made when a time base of the machine begins (its clock was set), and again if the two clocks have moved
+apart since, for example because ours was set.
 """
 
 from __future__ import annotations
