@@ -22,7 +22,10 @@ from farshore.mobility.capture.pinned import pin_folder_of
 from farshore.model.errors import FarshoreError
 from farshore.model.states import JobState
 
-GIVES_WAY, GOES_ON = "This agent is being replaced by another release.", "The stream continues where it was handed over."
+GIVES_WAY, GOES_ON = (
+    "This agent is being replaced by another release.",
+    "The stream continues where it was handed over.",
+)
 _ORDER_SECONDS, _LOOK_SECONDS = 60.0, 1.0
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
