@@ -1,1 +1,1 @@
-"""The index of the control plane: tables, queries, migrations. What recovery needs lies in the vault, not here."""
+"""The index of the control plane: tables, queries, migrations. What recovery needs is in the vault, not here."""

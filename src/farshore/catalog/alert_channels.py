@@ -1,4 +1,4 @@
-"""Queries over the channels of alerts, and what each has been told."""
+"""Queries over alert channels, and over the messages sent on each."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def add(tx: Transaction, row: AlertChannelRow) -> None:
 
 
 def remove(tx: Transaction, name: str) -> None:
-    """Forget a channel, and what it was told. Raises NotFound."""
+    """Delete a channel, and the record of its messages. Raises NotFound."""
     tx.delete(get(tx, name))
 
 
 def told(tx: Transaction, channel: str) -> dict[int, AlertNoticeRow]:
-    """Return, by alert, what a channel has been sent of alerts that it does not know to be over."""
+    """Return, by alert, what a channel has sent about alerts whose end it has not sent."""
     wanted = select(AlertNoticeRow).where(AlertNoticeRow.channel == channel, AlertNoticeRow.over == 0)
     return {row.alert: row for row in tx.scalars(wanted)}
 
@@ -53,7 +53,7 @@ def concerning(tx: Transaction, alerts: Collection[int]) -> list[AlertRow]:
 
 
 def note(tx: Transaction, channel: str, alert: int, now: int, *, over: bool) -> None:
-    """Note that a channel has been sent an alert, or the message that it is over."""
+    """Record that a channel has sent an alert, or the message that it is over."""
     row = tx.get(AlertNoticeRow, (channel, alert))
     if row is None:
         row = AlertNoticeRow(channel=channel, alert=alert)
@@ -63,8 +63,8 @@ def note(tx: Transaction, channel: str, alert: int, now: int, *, over: bool) -> 
 
 
 def acknowledge(tx: Transaction, alerts: Collection[int], user: str, now: int) -> list[AlertRow]:
-    """Note that a user has seen these; the rows that were not acknowledged before. Raises NotFound for one that is not
-    open."""
+    """Record that a user has seen these alerts; return the rows that were not acknowledged before. Raises NotFound for
+    one that is not open."""
     found = []
     for alert in alerts:
         row = tx.get(AlertRow, alert)

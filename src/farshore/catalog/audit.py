@@ -1,9 +1,9 @@
-"""Queries over the audit log: who changed what, who was refused; each entry bound to the one before by its hash.
+"""Queries over the audit log: who changed what, who was refused; each entry contains the hash of the one before.
 
-The table takes no updates and no deletes (triggers), and is apart from the events, which are pruned. ``digest`` of an
-entry is the SHA-256 of the previous entry's digest and of all that the entry says, so a change of any entry, or a
-missing one, breaks the chain at that place. Whoever can write the database file can also compute a new chain: keep an
-exported copy, or its last digest, elsewhere, and compare (``farshore audit verify --head``).
+The table accepts no updates and no deletes (triggers), and is separate from the events, which are pruned. ``digest`` of
+an entry is the SHA-256 of the previous entry's digest and of the entry's content, so a changed or missing entry breaks
+the chain at that place. Whoever can write to the database file can also compute a new chain: keep an exported copy, or
+its last digest, elsewhere, and compare (``farshore audit verify --head``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def append(
     source: str = "",
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Write one entry, in the transaction of what it tells of. ``source`` is the address of the caller."""
+    """Write one entry, in the transaction of the change that it describes. ``source`` is the address of the caller."""
     last = tx.execute(select(AuditRow.id, AuditRow.digest).order_by(AuditRow.id.desc()).limit(1)).first()
     number, previous = (last[0] + 1, last[1]) if last is not None else (1, FIRST)
     fields = {
@@ -40,7 +40,7 @@ def append(
         "source": source,
         "subject": subject,
         "message": message,
-        "detail": json.loads(json.dumps(detail or {})),  # as it will be read: the digest is over that
+        "detail": json.loads(json.dumps(detail or {})),  # as it will be read: the digest covers that form
     }
     tx.add(AuditRow(**fields, previous=previous, digest=entry_digest(previous, fields)))
     tx.flush()

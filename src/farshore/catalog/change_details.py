@@ -1,6 +1,7 @@
-"""What the event of a change says: of each field that is another one now, the old value and the new one.
+"""The details in the event of a change: the old and the new value of each changed field.
 
-What is made has no old values, what is gone no new ones. Secrets are never among the values: callers name the fields.
+A created object has no old values, a deleted one no new values. Secrets are never among the values: callers name the
+fields.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def fields_of(row: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Details:
-    """Return the fields that differ; one that a side lacks is None there."""
+    """Return the fields that differ; a missing one is None."""
     names = dict.fromkeys([*before, *after])
     return {
         name: {"old": before.get(name), "new": after.get(name)} for name in names if before.get(name) != after.get(name)

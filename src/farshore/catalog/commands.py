@@ -1,6 +1,7 @@
-"""Queries over what agents are asked to do. Whoever opens or closes a command here wakes the machine's poll.
+"""Queries over commands for agents. Opening or closing a command here wakes the machine's stream of commands.
 
-That happens at the commit, within this process (``Catalog.listen``); servers in other processes find it when they look.
+That happens at the commit, within this process (``Catalog.listen``); servers in other processes find it at their next
+look.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from farshore.model.errors import NotFound
 from farshore.model.identifiers import MachineId
 
 COMMANDS = "commands"
-"""What ``Catalog.listen`` is asked for; the subjects are machine ids."""
+"""The topic for ``Catalog.listen``; the subjects are machine ids."""
 _WAITING = CommandState.WAITING.value
 _OFFERS = (
     select(CommandRow.id, CommandRow.kind, CommandRow.arguments)
@@ -28,7 +29,7 @@ _OFFERS = (
 
 
 def ask(tx: Transaction, command: CommandRow) -> None:
-    """Ask an agent for something. With an id that exists already nothing is asked anew."""
+    """Add a command for an agent. An id that exists already adds nothing."""
     if tx.get(CommandRow, command.id) is None:
         tx.add(command)
         tx.flush()
@@ -36,7 +37,7 @@ def ask(tx: Transaction, command: CommandRow) -> None:
 
 
 class Offer(NamedTuple):
-    """What goes to the agent of an open command."""
+    """The part of an open command that is sent to the agent."""
 
     id: str
     kind: str
@@ -77,32 +78,33 @@ def get(tx: Transaction, command_id: str) -> CommandRow:
 
 
 def succeed(tx: Transaction, row: CommandRow, now: int, payload: dict[str, object]) -> None:
-    """Note what the agent did. Raises WrongState for a command that is closed."""
+    """Record the agent's result. Raises WrongState for a command that is closed."""
     _close(tx, row, CommandState.SUCCEEDED, now)
     row.result = payload
 
 
 def fail(tx: Transaction, row: CommandRow, now: int, failure: dict[str, object]) -> None:
-    """Note why the agent could not. Raises WrongState for a command that is closed."""
+    """Record why the agent could not do it. Raises WrongState for a command that is closed."""
     _close(tx, row, CommandState.FAILED, now)
     row.failure = failure
 
 
 def withdraw(tx: Transaction, command_id: str, now: int) -> None:
-    """Close a command that nobody waits for any more, if it exists and the agent has not answered it."""
+    """Close a command for which nobody waits any longer, if it exists and the agent has not answered it."""
     row = tx.get(CommandRow, command_id)
     if row is not None:
         _withdraw(tx, [row], now, "nobody waits for it any more")
 
 
 def abandon(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
-    """Withdraw all open commands of a machine: it is gone or fenced. Its stream is looked at in any case."""
+    """Withdraw all open commands of a machine, because it is gone or fenced. Its stream of commands is checked again in
+    any case."""
     _withdraw(tx, open_commands(tx, machine), now, reason)
     say(tx, COMMANDS, machine)
 
 
 def prune(tx: Transaction, before: int) -> None:
-    """Forget commands that were closed before then (ns)."""
+    """Delete commands that were closed before then (ns)."""
     tx.execute(delete(CommandRow).where(CommandRow.state != _WAITING, CommandRow.closed < before))
 
 

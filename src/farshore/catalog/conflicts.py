@@ -1,6 +1,6 @@
-"""Which errors of a database say that a transaction was undone because another one came between.
+"""Recognise database errors which mean that a transaction was rolled back because of another one.
 
-Such a transaction may be repeated as a whole: nothing of it is left, and the next time it sees what the other one did.
+Such a transaction may be repeated as a whole: nothing of it remains, and the next time it sees the other one's changes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from sqlalchemy.exc import DBAPIError
 
 SERIALIZATION_FAILURE, DEADLOCK, UNIQUE_VIOLATION = "40001", "40P01", "23505"
 NUMBERED_BY_LOOKING = frozenset({"pk_audit"})
-"""Keys that are chosen by reading the last one (farshore.catalog.audit). Where two choose the same, PostgreSQL tells
-the second one of the key that is taken, and not of the serialization that failed."""
+"""Keys that are chosen by reading the last one (farshore.catalog.audit). If two transactions choose the same,
+PostgreSQL reports to the second one a duplicate key instead of a serialization failure."""
 _SQLITE_PRIMARY = 0xFF
-"""The part of an extended result code of SQLite that says what kind of error it is."""
+"""The part of an extended result code of SQLite that contains the kind of error."""
 
 
 def is_conflict(error: DBAPIError) -> bool:
-    """Return whether the transaction lost against another one: a serialization failure, a deadlock, SQLite's lock not
-    had."""
+    """Return whether the transaction lost against another one: a serialization failure, a deadlock, or no lock of
+    SQLite."""
     found = error.orig
     if isinstance(found, sqlite3.Error):
         code = getattr(found, "sqlite_errorcode", 0) & _SQLITE_PRIMARY

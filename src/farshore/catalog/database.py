@@ -1,11 +1,11 @@
-"""Opens the catalog and hands out transactions.
+"""Open the catalog and provide transactions.
 
 In: a database URL (SQLite by default, PostgreSQL for several servers). Out: ``Catalog.reading``, ``Catalog.write`` and
-``Catalog.writing``. Relies on: a write transaction taking SQLite's write lock when it *begins*, so that what it read
-cannot have changed by the time it writes: on PostgreSQL serializable isolation gives the same. Fencing rests on it.
+``Catalog.writing``. Relies on: a write transaction takes SQLite's write lock when it *begins*, so what it read cannot
+have changed by the time it writes; on PostgreSQL serializable isolation guarantees the same. Fencing depends on it.
 
 Serializable isolation has a price: of two transactions that read what the other writes the database ends one, often at
-its commit, and whoever began it has to repeat it. ``write`` does that; farshore.catalog.conflicts says for what.
+its commit, and the caller must repeat it. ``write`` does that; farshore.catalog.conflicts says for which errors.
 """
 
 from __future__ import annotations
@@ -27,31 +27,30 @@ from farshore.catalog.conflicts import is_conflict
 from farshore.model.errors import Malformed, TryLater, WrongState
 
 Transaction = Session
-"""What every query takes. It ends with the ``with`` block that gave it."""
+"""The argument of every query. It ends with the ``with`` block that created it."""
 
 Written = TypeVar("Written")
 Item = TypeVar("Item")
 WRITING = "farshore_writing"
 _TOGETHER = 400
-"""Rows that one statement asks for by one or two columns: SQLite takes 999 parameters."""
+"""Rows that one statement may select by one or two columns: SQLite allows 999 parameters."""
 _SAID = "farshore_said"
 Listener = Callable[[frozenset[str]], None]
 """Called with subjects, from the thread that committed. It must be quick and raise nothing."""
 
 
 def say(tx: Transaction, topic: str, subject: str) -> None:
-    """Publish ``subject`` to the listeners of ``topic`` in this process, once this transaction is committed."""
+    """Publish ``subject`` to the listeners of ``topic`` in this process, when this transaction is committed."""
     tx.info.setdefault(_SAID, defaultdict(set))[topic].add(subject)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long ``Catalog.write`` holds out against others. All times in seconds.
+    """How long ``Catalog.write`` tries. All times in seconds.
 
-    ``busy``: how long SQLite waits for its write lock, in each attempt. ``tries``: attempts at most; none is begun
-    after ``most`` seconds. Before the second one it pauses for up to ``pause``, before each further one for up to
-    twice as long as before: by chance, so that those who met do not meet again.
-    """
+    ``busy``: how long SQLite waits for its write lock, in each attempt. ``tries``: maximum number of attempts; none is
+    begun after ``most`` seconds. Before the second one it pauses for up to ``pause``, before each further one for up to
+    twice as long: at random, so that colliding transactions do not collide again."""
 
     busy: float = 10.0
     tries: int = 10
@@ -77,13 +76,13 @@ class Catalog:
             yield session
 
     def write(self, function: Callable[[Transaction], Written]) -> Written:
-        """Answer what ``function`` makes of a write transaction, all or nothing, repeated where others came between.
+        """Return the result of ``function`` in a write transaction, all or nothing, repeated if others interfered.
 
-        It is called anew for each attempt, so it may have no effect but in the transaction: nothing sent, no file
-        written, nothing kept from an attempt before. What it raises ends the transaction and comes through. Repeated
-        is only what the database is known to have undone: after a connection that broke within the commit nobody
-        knows, and that is a TryLater at once, as in ``writing``. Raises TryLater where others came between each time.
-        """
+        It is called again for each attempt, so it may have effects only in the transaction: it must send nothing, write
+        no file, and keep nothing from an earlier attempt. An exception in it ends the transaction and is raised. Only a
+        transaction that the database certainly rolled back is repeated. After a connection that broke within the commit
+        the result is unknown, which is a TryLater at once, as in ``writing``. Raises TryLater if others interfered each
+        time."""
         began, attempt = time.monotonic(), 0
         with _translated():
             while True:
@@ -100,8 +99,8 @@ class Catalog:
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
-        """Write as ``write`` does, for work that cannot be repeated. Raises TryLater if the lock was not to be had, or
-        where another transaction came between: on PostgreSQL that is common wherever several write at once."""
+        """Write as ``write`` does, for work that cannot be repeated. Raises TryLater if the lock was not available, or
+        if another transaction interfered: on PostgreSQL that is common if several write at once."""
         with _translated(), self._transaction() as tx:
             yield tx
 
@@ -111,14 +110,14 @@ class Catalog:
             with session.begin():
                 session.connection(execution_options=_write_options(self.engine))
                 yield session
-            # Only now: whoever is woken must see it.
+            # Only now: a woken listener must see the change.
             for topic, subjects in session.info.get(_SAID, {}).items():
                 for listener in self._listeners[topic]:
                     listener(frozenset(subjects))
 
     def listen(self, topic: str, listener: Listener) -> None:
-        """Have ``listener`` called after each commit that said something of ``topic``, in this process only: what other
-        processes commit is not heard. Call it before the catalog is used by several threads."""
+        """Call ``listener`` after each commit that published something on ``topic``, in this process only: commits of
+        other processes are not seen. Call it before several threads use the catalog."""
         self._listeners[topic].append(listener)
 
     def close(self) -> None:
@@ -127,14 +126,14 @@ class Catalog:
 
 
 def portions(items: Sequence[Item], columns: int = 2) -> Iterator[Sequence[Item]]:
-    """Yield pieces of ``items`` that fit into one statement, if it binds up to ``columns`` values for each item."""
+    """Yield parts of ``items`` that fit into one statement, if it binds up to ``columns`` values for each item."""
     together = _TOGETHER * 2 // max(2, columns)
     for first in range(0, len(items), together):
         yield items[first : first + together]
 
 
 def open_engine(url: str, busy_seconds: float = Patience.busy) -> Engine:
-    """Return an engine with our settings; it connects when it is used first."""
+    """Return an engine with our settings; it connects when it is first used."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
     engine = create_engine(url, connect_args={"timeout": busy_seconds, "check_same_thread": False})
@@ -150,7 +149,7 @@ def _write_options(engine: Engine) -> dict[str, Any]:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    # None: the driver begins nothing by itself, _begin_sqlite does.
+    # None: the driver does not begin transactions, _begin_sqlite does.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")

@@ -11,7 +11,7 @@ from farshore.catalog.tables import DifferenceRow
 
 
 def record(tx: Transaction, row: DifferenceRow) -> bool:
-    """Note one; False if it was known already."""
+    """Record a difference; return False if it was already known."""
     key = (row.machine, row.disk, row.start, row.epoch, row.sequence)
     if tx.get(DifferenceRow, key) is not None:
         return False
@@ -21,7 +21,7 @@ def record(tx: Transaction, row: DifferenceRow) -> bool:
 
 
 def goes_on(tx: Transaction, row: DifferenceRow) -> bool:
-    """Return whether the same chunk was found to differ before, at an earlier place of the epoch, and not proven
+    """Return whether the same chunk was found to differ before, at an earlier place of the epoch, and was not proven
     since."""
     same = [
         getattr(DifferenceRow, name) == getattr(row, name)
@@ -31,7 +31,7 @@ def goes_on(tx: Transaction, row: DifferenceRow) -> bool:
 
 
 def count(tx: Transaction, machine: str) -> int:
-    """Return the number of a machine's noted differences."""
+    """Return the number of a machine's recorded differences."""
     found = tx.scalar(select(func.count()).select_from(DifferenceRow).where(DifferenceRow.machine == machine))
     return int(found or 0)
 

@@ -1,12 +1,12 @@
-"""The whole catalog as plain rows, for a backup, and a catalog made of them: of SQLite and PostgreSQL alike.
+"""Dump the whole catalog as plain rows, for a backup, and load such a dump: for SQLite and PostgreSQL alike.
 
-Out: tables in an order in which each stands behind what its rows refer to, each row as a JSON array, bytes in hex. A
-dump is of one schema; it is loaded into an empty database of that schema, which then is brought to today's. So a backup
-of an older release can be restored.
+Out: tables in an order in which each comes after those that its rows refer to, each row as a JSON array, bytes in hex.
+A dump has one schema; it is loaded into an empty database of that schema, which is then upgraded to the present one. So
+a backup of an older release can be restored.
 
-Left out is what must not come back: enrolment tokens (one that was used since would be good again), commands to agents,
-pushes and errands (they would be carried out again) and the secrets of jobs, which are not in a backup; and what
-discovery found at VMware servers, which it finds again.
+Some rows must not return and are omitted: enrolment tokens (a token that was used since would be valid again), commands
+to agents, pushes and errands (they would be carried out again), the secrets of jobs, which are not in a backup, and
+what discovery found at VMware servers, which it finds again.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LEFT_OUT = frozenset(
     {"enrolment_tokens", "commands", "secrets", "pushes", "errands", "vmware_machines", "vmware_places"}
 )
 _TOGETHER = 500
-"""Rows that are read, or written, at once."""
+"""Rows that are read or written at once."""
 
 Piece = tuple[str, Sequence[str], list[list[Any]]]
 """A table, its columns, and some of its rows."""
 
 
 def dump(tx: Transaction) -> Iterator[Piece]:
-    """Yield all rows, of one moment. A table without rows comes with none."""
+    """Yield all rows, of one moment. A table without rows has an entry without any."""
     for table in Base.metadata.sorted_tables:
         if table.name not in LEFT_OUT:
             columns = [column.name for column in table.columns]
@@ -49,8 +49,8 @@ def schema(tx: Transaction) -> str:
 
 
 def load(engine: Engine, of_schema: str, pieces: Iterator[Piece]) -> None:
-    """Fill a database that may be emptied, whole or not at all, and bring it to today's schema. Raises Unsupported for
-    a newer release's, Damaged if the rows are none of that schema."""
+    """Fill a database whose content may be deleted, completely or not at all, and upgrade it to the present schema.
+    Raises Unsupported for the dump of a newer release, Damaged if the rows do not have that schema."""
     _empty(engine)
     upgrade(engine, of_schema)
     known = MetaData()
@@ -58,7 +58,7 @@ def load(engine: Engine, of_schema: str, pieces: Iterator[Piece]) -> None:
         known.reflect(connection)
         for table in reversed(known.sorted_tables):
             if table.name != "alembic_version" and connection.scalar(select(func.count()).select_from(table)):
-                connection.execute(table.delete())  # what a migration had put there
+                connection.execute(table.delete())  # what a migration had inserted
         try:
             for name, columns, rows in pieces:
                 _insert(connection, known.tables[name], columns, rows)
@@ -72,7 +72,8 @@ def load(engine: Engine, of_schema: str, pieces: Iterator[Piece]) -> None:
 
 
 def _empty(engine: Engine) -> None:
-    """Rows first, for tables are not dropped that others refer to; the audit log's go with its table alone."""
+    """Delete the rows first, because tables to which others refer are not dropped; the audit log's rows are deleted
+    with its table only."""
     with engine.connect().execution_options(**{WRITING: True}) as connection, connection.begin():
         there = set(inspect(connection).get_table_names())
         for table in reversed(Base.metadata.sorted_tables):
@@ -97,7 +98,7 @@ def _insert(connection: Connection, table: Table, columns: Sequence[str], rows: 
 
 
 def _go_on_numbering(connection: Connection, table: Table) -> None:
-    """PostgreSQL counts apart from the rows; SQLite looks at them."""
+    """Continue the numbering: PostgreSQL counts separately from the rows; SQLite looks at them."""
     key = list(table.primary_key)
     if connection.dialect.name != "postgresql" or len(key) != 1 or not isinstance(key[0].type, Integer):
         return

@@ -1,7 +1,7 @@
 """Queries over epochs: who may continue a machine's stream.
 
 Fencing is one write transaction: it closes the open epoch and, for a grant, adds the next. An agent or process server
-that still holds the old number is refused from then on.
+that still has the old number is refused from then on.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
     """Return one epoch. Raises NotFound."""
     row = tx.get(EpochRow, (machine, epoch))
     if row is None:
-        raise NotFound(f"Machine {machine} has no epoch {epoch}.", remedy="The agent requests a new epoch by itself.")
+        raise NotFound(
+            f"Machine {machine} has no epoch {epoch}.", remedy="The agent requests a new epoch automatically."
+        )
     return row
 
 
 def named(tx: Transaction, names: Collection[tuple[str, int]]) -> list[tuple[EpochRow, str]]:
     """Return those of these epochs, (machine, epoch), that exist, in a few statements, each with the hardware id of its
-    sender (``hardware_of``). The descriptions themselves are read where somebody looks at them."""
+    sender (``hardware_of``). The descriptions are loaded only when they are used."""
     found: list[tuple[EpochRow, str]] = []
     hardware = EpochRow.description[_HARDWARE].as_string()
     wanted = select(EpochRow, hardware).options(defer(EpochRow.description))
@@ -57,7 +59,7 @@ def newest_consistent(tx: Transaction, machine: str) -> EpochRow | None:
 
 
 def close_open(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
-    """Fence: whoever holds an epoch of this machine may send nothing more."""
+    """Fence the machine: the holder of an epoch may send nothing more."""
     still_open = update(EpochRow).where(EpochRow.machine == machine, EpochRow.closed == 0)
     tx.execute(still_open.values(closed=now, close_reason=reason))
     tx.expire_all()
@@ -75,7 +77,8 @@ def streaming(tx: Transaction) -> set[str]:
 
 
 def domain_names(tx: Transaction, of: Collection[MachineRow]) -> dict[str, str]:
-    """Return, by machine, of these, that has an epoch: the name of the deduplication domain of the newest."""
+    """Return the name of the deduplication domain of the newest epoch, by machine, for those of these that have an
+    epoch."""
     found: dict[str, str] = {}
     columns = select(EpochRow.machine, EpochRow.domain_name)
     for some in portions(sorted((row.id, row.epoch) for row in of)):
@@ -85,8 +88,8 @@ def domain_names(tx: Transaction, of: Collection[MachineRow]) -> dict[str, str]:
 
 
 def shapes(tx: Transaction) -> tuple[dict[str, tuple[object, ...]], dict[str, int]]:
-    """Return, by machine that has an epoch, number, consistency and end of the newest, the newest that is consistent;
-    and up to where the machine has written something, in all its epochs together."""
+    """Return two mappings by machine. First: number, consistency and end of the newest epoch, and the newest consistent
+    one. Second: the last position with data, in all its epochs together."""
     newest = and_(EpochRow.machine == MachineRow.id, EpochRow.epoch == MachineRow.epoch)
     columns = (EpochRow.machine, EpochRow.epoch, EpochRow.consistent, EpochRow.closed)
     found = {str(row[0]): tuple(row[1:]) for row in tx.execute(select(*columns).join(MachineRow, newest))}
@@ -103,7 +106,7 @@ def history(tx: Transaction, machine: str) -> list[EpochRow]:
 
 
 def is_drained(row: EpochRow, since: int) -> bool:
-    """Return whether all that was received of an epoch is in the vault, by a report made after ``since``."""
+    """Return whether everything received of an epoch is in the vault, according to a report made after ``since``."""
     return row.reported > since and row.stored >= row.received
 
 

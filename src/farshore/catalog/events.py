@@ -1,17 +1,17 @@
-"""Queries over events (what happened, who asked for it) and alerts (what is wrong now).
+"""Queries over events (what happened, who requested it) and alerts (present problems).
 
-A follower asks for what comes after the last id that it saw. Ids are given when an event is written, and an event is
-seen when its transaction has committed, so on PostgreSQL, where several write at once, a later id can be seen first:
-whoever went on from there would never see the earlier one. So whoever follows lists no further than ``settled``, below
-which nothing can appear any more.
+A follower asks for events after the last id that it saw. Ids are assigned when an event is written, and an event is
+visible when its transaction has committed. So on PostgreSQL, where several write at once, a later id can become visible
+first, and a follower that continued from there would never see the earlier one. Therefore a follower lists no further
+than ``settled``, below which no event can appear any longer.
 
-``settled`` looks for the writers that are under way. Each holds, until its transaction has ended and can be seen, a
-shared advisory lock that names the last id that was given before it began to write events (``_announce``): its own ids
-are larger. ``settled`` reads the last id that was given at all, *then* those locks, and takes the smallest. Whoever had
-got an id by the first read had announced itself before, and either holds the lock still, or has ended, and is seen by a
-transaction that begins now. Writers do not wait for one another, nor for followers. Cursors by time would lose events
-with equal times and clocks that step; by the transaction's number (``pg_snapshot_xmin``) they would mean nothing in a
-database that was dumped and loaded. SQLite has one writer at a time: there ids become visible in their order.
+``settled`` looks for writers in progress. Each writer holds, until its transaction has ended and is visible, a shared
+advisory lock with the last id that was assigned before it began to write events (``_announce``): its own ids are
+larger. ``settled`` reads the last assigned id, *then* those locks, and takes the smallest. A writer that had an id by
+the first read has announced itself before. It either still holds the lock, or has ended, and is visible to a
+transaction that begins now. Writers do not wait for each other, nor for followers. Cursors by time would lose events
+with equal times and after clock changes; cursors by transaction number (``pg_snapshot_xmin``) would be invalid in a
+database that was dumped and loaded. SQLite has one writer at a time: there ids become visible in order.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def record(
     severity: Severity = Severity.INFORMATION,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Write one line of the log, in the transaction of the change that it tells of. What somebody changed, or what
-    changed who may call, goes into the audit log as well, which keeps it for good."""
+    """Write one event, in the transaction of the change that it describes. Changes by users, and changes of who may
+    call, are also written to the audit log, which keeps them permanently."""
     if actor.startswith(USERS) or kind.startswith(AUDITED):
         audit.append(tx, time=time, kind=kind, actor=actor, subject=subject, message=message, detail=detail)
     _announce(tx)
@@ -79,8 +79,8 @@ def record(
 
 
 def record_some(tx: Transaction, *, subject: str, kind: str, time: int, message: str, **rest: Any) -> None:
-    """Record an event that a machine causes: at most ``MOST_AN_HOUR`` of a kind about one subject, the last of which
-    says so. One machine must not push everybody else's events out."""
+    """Record an event that a machine causes: at most ``MOST_AN_HOUR`` of a kind about one subject; the last of them
+    says so. One machine must not displace all other events."""
     since = select(func.count()).where(EventRow.subject == subject, EventRow.kind == kind, EventRow.time > time - HOUR)
     told = tx.scalar(since) or 0
     if told >= MOST_AN_HOUR:
@@ -91,14 +91,14 @@ def record_some(tx: Transaction, *, subject: str, kind: str, time: int, message:
 
 
 def _announce(tx: Transaction) -> None:
-    """Before a transaction's first event: say so to ``settled``."""
+    """Announce a transaction to ``settled`` before its first event."""
     if tx.get_bind().dialect.name == "postgresql" and ANNOUNCED not in tx.info:
         tx.execute(_ANNOUNCE, {"base": LOCKS})
         tx.info[ANNOUNCED] = True
 
 
 def settled(tx: Transaction) -> int:
-    """Return the id up to which no event can appear any more. List up to there in a transaction that begins
+    """Return the id up to which no event can appear any longer. List up to it in a transaction that begins
     afterwards."""
     if tx.get_bind().dialect.name != "postgresql":
         return tx.scalar(select(func.max(EventRow.id))) or 0
@@ -135,8 +135,8 @@ def listed(
 
 
 def prune(tx: Transaction, before: int, most: int) -> None:
-    """Forget events and cleared alerts from before a time (ns), and the oldest events beyond the newest ``most``. The
-    newest of all stays: SQLite gives its id again once it is gone, and whoever follows has seen that one."""
+    """Delete events and cleared alerts from before a time (ns), and the oldest events beyond the newest ``most``. The
+    newest of all is kept: SQLite would assign its id again, and followers have already seen that id."""
     tx.execute(delete(AlertRow).where(AlertRow.cleared != 0, AlertRow.cleared < before))
     newest = tx.scalar(select(func.max(EventRow.id))) or 0
     tx.execute(delete(EventRow).where(EventRow.time < before, EventRow.id < newest))

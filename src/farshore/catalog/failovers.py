@@ -23,8 +23,7 @@ def add(tx: Transaction, row: FailoverRow) -> None:
 def page(tx: Transaction, machine: str | None = None, *, limit: int, before: str = "") -> list[FailoverRow]:
     """Return failovers, newest first; of one machine or of all. ``before``: only those older than this one.
 
-    Raises NotFound where there is no failover ``before``.
-    """
+    Raises NotFound if there is no failover ``before``."""
     wanted = select(FailoverRow).order_by(FailoverRow.requested.desc(), FailoverRow.id.desc()).limit(limit)
     if machine is not None:
         wanted = wanted.where(FailoverRow.machine == machine)
@@ -55,7 +54,7 @@ def kept_up(tx: Transaction) -> list[FailoverRow]:
 
 
 def has_come_home(row: FailoverRow) -> bool:
-    """Return whether the failover's machine has come home for good, and is no longer a recovered machine."""
+    """Return whether the failover's machine has come home permanently, and is no longer a recovered machine."""
     return row.direction == Direction.HOME.value and row.state == FailoverState.COMMITTED.value
 
 
@@ -85,5 +84,5 @@ def set_state(row: FailoverRow, state: FailoverState) -> None:
 
 
 def delete(tx: Transaction, row: FailoverRow) -> None:
-    """Forget a failover."""
+    """Delete a failover."""
     tx.delete(row)

@@ -20,13 +20,13 @@ def add(tx: Transaction, row: GuestScriptRow) -> None:
 
 
 def runs_of(tx: Transaction, failover: str, place: int) -> list[GuestScriptRow]:
-    """All runs for one check of a failover, oldest first."""
+    """Return all runs for one check of a failover, oldest first."""
     wanted = select(GuestScriptRow).where(GuestScriptRow.failover == failover, GuestScriptRow.place == place)
     return list(tx.scalars(wanted.order_by(GuestScriptRow.created, GuestScriptRow.id)))
 
 
 def granted(tx: Transaction, machine: str, hardware: str, most: int) -> list[GuestScriptRow]:
-    """What the machine's agent on that hardware may run now: of a failover whose machine is up, and nothing else."""
+    """Return what the machine's agent on that hardware may run now: only for a failover whose machine is up."""
     up = exists().where(
         FailoverRow.id == GuestScriptRow.failover,
         FailoverRow.machine == GuestScriptRow.machine,
@@ -43,15 +43,15 @@ def granted(tx: Transaction, machine: str, hardware: str, most: int) -> list[Gue
 
 
 def failovers_waiting(tx: Transaction) -> set[str]:
-    """The failovers whose machines have something to run."""
+    """Return the failovers whose machines have something to run."""
     return set(tx.scalars(select(GuestScriptRow.failover).where(GuestScriptRow.state == _WAITING)))
 
 
 def get(tx: Transaction, script: str) -> GuestScriptRow:
-    """One run. Raises NotFound."""
+    """Return one run. Raises NotFound."""
     row = tx.get(GuestScriptRow, script)
     if row is None:
-        raise NotFound(f"There is no script {script}.", remedy="Ask for the check again: farshore failover test")
+        raise NotFound(f"There is no script {script}.", remedy="Request the check again: farshore failover test")
     return row
 
 
@@ -62,12 +62,12 @@ def close(row: GuestScriptRow, state: CommandState, now: int) -> None:
 
 
 def withdraw(tx: Transaction, failover: str, place: int, now: int) -> None:
-    """End what waits of a check for which nobody waits any more."""
+    """End the waiting runs of a check for which nobody waits any longer."""
     for row in runs_of(tx, failover, place):
         if row.state == _WAITING:
             close(row, CommandState.WITHDRAWN, now)
 
 
 def prune(tx: Transaction, before: int) -> None:
-    """Forget runs that ended before then (ns): what they showed is in the failovers' evidence."""
+    """Delete runs that ended before then (ns): their results are in the failovers' evidence."""
     tx.execute(delete(GuestScriptRow).where(GuestScriptRow.state != _WAITING, GuestScriptRow.closed < before))

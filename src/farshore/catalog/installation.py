@@ -1,4 +1,4 @@
-"""Queries over the one row that says which installation this is."""
+"""Queries over the one row that identifies this installation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def find(tx: Transaction) -> InstallationRow | None:
 
 
 def put(tx: Transaction, row: InstallationRow) -> InstallationRow:
-    """Note which installation this is, in a catalog that does not say."""
+    """Store the installation's row in a catalog that has none."""
     tx.add(row)
     tx.flush()
     return row

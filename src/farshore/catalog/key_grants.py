@@ -14,7 +14,7 @@ def find(tx: Transaction, machine: str, server: str) -> KeyGrantRow | None:
 
 
 def note(tx: Transaction, machine: str, server: str, domains: set[int], now: int) -> None:
-    """Note that a process server receives the machine's key, and those of these deduplication domains."""
+    """Record that a process server receives the machine's key, and those of these deduplication domains."""
     row = find(tx, machine, server)
     if row is None:
         tx.add(KeyGrantRow(machine=machine, process_server=server, domains=sorted(domains), first=now))

@@ -16,7 +16,7 @@ from farshore.model.errors import NotFound, WrongState
 from farshore.model.states import FORGETTABLE, MachineState, check_transition
 
 _COLUMNS = MachineRow.__table__.c
-"""For what reads many rows: they cost half of what they do by way of the ORM's attributes."""
+"""For queries that read many rows: these cost half as much as the ORM's attributes."""
 
 
 def every(tx: Transaction) -> list[MachineRow]:
@@ -26,8 +26,8 @@ def every(tx: Transaction) -> list[MachineRow]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which machines a list has: those behind the name ``after``, in a state, with a policy (or, while they are away,
-    its failback policy), that send to the process server with this id, whose name begins with ``prefix``."""
+    """A filter for a list: machines after the name ``after``, in a state, with a policy (or, while they are away, its
+    failback policy), that send to the process server with this id, whose name begins with ``prefix``."""
 
     after: str = ""
     state: MachineState | None = None
@@ -77,7 +77,7 @@ def lines(tx: Transaction, wanted: Wanted, limit: int) -> list[ListedMachine]:
 
 
 class PlacedMachine(NamedTuple):
-    """Where a machine sends, and where it is to; the names are MachineRow's."""
+    """Where a machine sends, and where it should send; the names are MachineRow's."""
 
     id: str
     process_server: str | None
@@ -86,14 +86,14 @@ class PlacedMachine(NamedTuple):
 
 
 class Times(NamedTuple):
-    """What changes with each heartbeat and each report; ns, 0: never."""
+    """Times that change with each heartbeat and each report; ns, 0: never."""
 
     last_seen: int
     newest_point_time: int
 
 
 class WatchedMachine(NamedTuple):
-    """What the watch judges a machine by; the names are MachineRow's."""
+    """What the watch uses to judge a machine; the names are MachineRow's."""
 
     id: str
     name: str
@@ -109,7 +109,7 @@ class WatchedMachine(NamedTuple):
     clock_behind: float
     clock_stepped: int
     description: JsonObject | None
-    """Only of a machine that says of a disk that its kernel counts no writes to it."""
+    """Only for a machine that reports a disk whose writes its kernel does not count."""
 
 
 _COUNTS_NOT = cast(MachineRow.heartbeat, String).contains('"blind"')
@@ -149,7 +149,7 @@ def times(tx: Transaction, of: Collection[str]) -> dict[str, Times]:
 
 
 def some_may_move(tx: Transaction, left: Collection[str]) -> bool:
-    """Return whether a machine sends to one of these process servers, is moving, or is to be at another that was
+    """Return whether a machine sends to one of these process servers, is moving, or should be at another one that was
     chosen."""
     wanted = or_(
         MachineRow.moving_to != "",
@@ -160,13 +160,13 @@ def some_may_move(tx: Transaction, left: Collection[str]) -> bool:
 
 
 def placed(tx: Transaction) -> list[PlacedMachine]:
-    """Return all machines by name, the same that ``some_may_move`` looks at."""
+    """Return all machines by name, those that ``some_may_move`` examines."""
     columns = (getattr(MachineRow, name) for name in PlacedMachine._fields)
     return [PlacedMachine._make(row) for row in tx.execute(select(*columns).order_by(MachineRow.name))]
 
 
 class AimedMachine(NamedTuple):
-    """What tells whether a failover of a machine would work, every minute; the names are MachineRow's."""
+    """What is needed every minute to know whether a failover of a machine would work; the names are MachineRow's."""
 
     id: str
     name: str
@@ -189,7 +189,7 @@ def aimed(tx: Transaction, machine: str | None = None) -> list[AimedMachine]:
 
 
 class CommandedMachine(NamedTuple):
-    """What decides whether a machine's agent is asked for anything; the names are MachineRow's."""
+    """What decides whether a machine's agent gets commands; the names are MachineRow's."""
 
     id: str
     name: str
@@ -214,7 +214,7 @@ def commanded(tx: Transaction, machine: str) -> CommandedMachine:
 
 
 def get(tx: Transaction, machine: str) -> MachineRow:
-    """Return a machine by its id, else by its name. Raises NotFound."""
+    """Return a machine by its id, otherwise by its name. Raises NotFound."""
     row = tx.get(MachineRow, machine) or tx.scalar(select(MachineRow).where(MachineRow.name == machine))
     if row is None:
         raise _unknown(machine)
@@ -229,9 +229,9 @@ _DOCUMENTS = tuple(defer(getattr(MachineRow, column.key)) for column in _COLUMNS
 
 
 def named(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
-    """Return those of these machines that exist, in a few statements; ``get`` of one asks nothing as long as they are
-    held. Their documents (heartbeat, description …) are read where somebody looks at them: decoding those of a thousand
-    machines takes longer than all the rest of their rows."""
+    """Return those of these machines that exist, in a few statements; while they are held, ``get`` of one sends no
+    query. Their documents (heartbeat, description …) are loaded only when they are used: decoding those of a thousand
+    machines takes longer than the rest of their rows."""
     found: list[MachineRow] = []
     for some in portions(sorted(ids)):
         found += tx.scalars(select(MachineRow).options(*_DOCUMENTS).where(MachineRow.id.in_(some)))
@@ -274,27 +274,27 @@ def set_state(row: MachineRow, state: MachineState) -> None:
 
 
 def runs_at(row: MachineRow, site: str, owner: str) -> None:
-    """Note that a recovery site runs the machine, as the instance with the hardware id ``owner`` ("": unknown), which
-    alone may go on with its stream. Call it in the transaction that changes the machine's state."""
+    """Record that a recovery site runs the machine, as the instance with the hardware id ``owner`` ("": unknown), which
+    alone may continue its stream. Call it in the transaction that changes the machine's state."""
     row.site, row.owner = site, owner
 
 
 def runs_at_home(tx: Transaction, row: MachineRow, hardware_id: str = "") -> None:
-    """Note that the machine runs where it was enrolled, on ``hardware_id`` if that is another one than before, and
-    follows its own policy again."""
+    """Record that the machine runs where it was enrolled, on ``hardware_id`` if that has changed, and follows its own
+    policy again."""
     policies.turn_home(tx, row)
     row.site, row.owner = "", ""
     row.hardware_id = hardware_id or row.hardware_id
 
 
 def begin_line(row: MachineRow, epoch: int, sequence: int) -> None:
-    """Note that what the machine writes from now on grows from this position, whatever its epochs have after it. Call
-    it in the transaction that makes a failover final."""
+    """Record that the machine's next writes continue from this position, whatever its epochs have after it. Call it in
+    the transaction that makes a failover final."""
     row.line_epoch, row.line_sequence, row.line_after = epoch, sequence, row.epoch
 
 
 def delete(tx: Transaction, row: MachineRow) -> None:
-    """Forget a machine; its data in the vault stays until retention ends it. Raises WrongState while protected."""
+    """Delete a machine; its data in the vault is kept until retention ends it. Raises WrongState while protected."""
     check_forgettable(row)
     tx.delete(row)
 
@@ -314,7 +314,7 @@ def count_by_server(tx: Transaction) -> dict[str, int]:
 
 
 def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
-    """Return machines that a process server is to hand over."""
+    """Return machines that a process server must hand over."""
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server, MachineRow.moving_to != "")))
 
 
@@ -327,7 +327,7 @@ class Sender(NamedTuple):
 
 
 def senders(tx: Transaction, server: str) -> list[Sender]:
-    """Return machines that send to a process server, without what only their own rows tell."""
+    """Return machines that send to a process server, with only a few columns."""
     columns = (getattr(MachineRow, name) for name in Sender._fields)
     return [Sender._make(row) for row in tx.execute(select(*columns).where(MachineRow.process_server == server))]
 

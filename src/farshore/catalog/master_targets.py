@@ -1,5 +1,5 @@
-"""Queries over master targets, and over what they are to do. An errand is there from when a failback's job asks for it
-until the job has its outcome."""
+"""Queries over master targets and their errands. An errand exists from the request of a failback's job until the job
+has its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN_NAME = "master-target"
 
 
 class ErrandState(enum.Enum):
-    """Where an errand is."""
+    """The state of an errand."""
 
     WAITING = "waiting"
     BEGUN = "begun"
@@ -30,7 +30,7 @@ def every(tx: Transaction) -> list[MasterTargetRow]:
 
 
 def get(tx: Transaction, wanted: str) -> MasterTargetRow:
-    """Return one master target by its id, else by its name. Raises NotFound."""
+    """Return one master target by its id, otherwise by its name. Raises NotFound."""
     row = tx.get(MasterTargetRow, wanted) or tx.scalar(
         select(MasterTargetRow).where(MasterTargetRow.name == wanted).limit(1)
     )
@@ -53,7 +53,7 @@ def invite(tx: Transaction, row: MasterTargetRow) -> None:
 
 
 def register(tx: Transaction, master_target: str, version: str, now: int) -> MasterTargetRow:
-    """Note that a master target has started. One that was not invited is the one that ``farshore up`` runs."""
+    """Record that a master target has started. One that was not invited is the one that ``farshore up`` runs."""
     row = tx.get(MasterTargetRow, master_target)
     if row is None:
         for former in tx.scalars(select(MasterTargetRow).where(MasterTargetRow.own)):
@@ -67,7 +67,7 @@ def register(tx: Transaction, master_target: str, version: str, now: int) -> Mas
 
 
 def delete(tx: Transaction, row: MasterTargetRow) -> None:
-    """Forget one, with what it was to do."""
+    """Delete one, with its errands."""
     for errand in tx.scalars(select(ErrandRow).where(ErrandRow.master_target == row.id)):
         tx.delete(errand)
     tx.delete(row)
@@ -101,13 +101,13 @@ def open_of(tx: Transaction, master_target: str) -> list[str]:
 
 
 def counts(tx: Transaction) -> dict[str, int]:
-    """Return, by master target, how many errands it has to do."""
+    """Return the number of errands of each master target."""
     wanted = select(ErrandRow.master_target, func.count()).where(ErrandRow.state != ErrandState.ENDED.value)
     return {row[0]: row[1] for row in tx.execute(wanted.group_by(ErrandRow.master_target))}
 
 
 def has_errand_for(tx: Transaction, master_target: str, machine: str) -> bool:
-    """Return whether a master target is to do something for a machine."""
+    """Return whether a master target has an errand for a machine."""
     wanted = select(func.count()).where(
         ErrandRow.master_target == master_target,
         ErrandRow.machine == machine,

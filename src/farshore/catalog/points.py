@@ -1,4 +1,4 @@
-"""Queries over the index of recovery points. The vault holds the points; this makes them quick to list."""
+"""Queries over the index of recovery points. The vault holds the points; this index makes listing them fast."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
 
 
 def record(tx: Transaction, row: PointRow) -> bool:
-    """Index one point; False if it was known already."""
+    """Index one point; return False if it was already known."""
     return record_all(tx, [row]) == 1
 
 
 def record_all(tx: Transaction, rows: Sequence[PointRow]) -> int:
-    """Index points, whichever are new, in a few statements however many machines they are of; how many those
-    were.
+    """Index those of these points that are new, in a few statements however many machines they belong to; return how
+    many those were.
 
-    Where an id is taken by another point, the new one is left out.
-    """
+    If an id is used by another point, the new one is omitted."""
     new = {row.id: row for row in reversed(rows)}
     for ids in portions(list(new)):
         for taken in tx.scalars(select(PointRow.id).where(PointRow.id.in_(ids))):
@@ -72,7 +71,7 @@ def listed(
         wanted = wanted.where(PointRow.kind == kind.value)
     if name is not None:
         wanted = wanted.where(PointRow.name == name)
-    # By the stream's order: times fall where a clock was set back.
+    # By the stream's order: times decrease if a clock was set back.
     newest_first = wanted.order_by(PointRow.epoch.desc(), PointRow.sequence.desc())
     return list(tx.scalars(newest_first.limit(limit)))
 
@@ -112,7 +111,7 @@ def mark_pinned(tx: Transaction, machine: str, pinned: Set[Position]) -> None:
 
 
 def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, PointRow]:
-    """Return, by machine, the last indexed crash-consistent point of its stream. Machines without one are left out."""
+    """Return, by machine, the last indexed crash-consistent point of its stream. Machines without one are omitted."""
     newest = (
         select(PointRow.id)
         .where(PointRow.machine == MachineRow.id, PointRow.kind == PointKind.CRASH_CONSISTENT.value)
@@ -130,7 +129,7 @@ def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, Poi
 
 
 def counts(tx: Transaction, of: Collection[str] | None = None) -> dict[str, int]:
-    """Return how many points of each of these machines, or of all, are indexed; machines without one are left out."""
+    """Return how many points of each of these machines, or of all, are indexed; machines without one are omitted."""
     counted = select(PointRow.machine, func.count()).group_by(PointRow.machine)
     if of is None:
         return dict(tx.execute(counted).all())
@@ -141,12 +140,12 @@ def counts(tx: Transaction, of: Collection[str] | None = None) -> dict[str, int]
 
 
 def replace_before(tx: Transaction, machine: str, before: int, rows: list[PointRow]) -> None:
-    """Have exactly these points of a machine from before a time (ns) listed; later ones stay as they are."""
+    """Replace the list of a machine's points from before a time (ns) by exactly these; later ones are unchanged."""
     tx.execute(delete(PointRow).where(PointRow.machine == machine, PointRow.time < before))
     tx.expire_all()
     record_all(tx, rows)
 
 
 def forget_all(tx: Transaction) -> None:
-    """Delete the rows of every machine's points: for a catalog that is to learn anew which the vault holds."""
+    """Delete the rows of every machine's points: for a catalog that must read them from the vault again."""
     tx.execute(delete(PointRow))

@@ -1,8 +1,8 @@
 """Queries over replication policies.
 
-Each policy has a *failback policy*, made with it: its values, for the other direction. A machine that is replicated
-from a recovery site follows that one (``turn_away``), until it is at home again (``turn_home``). A value that nobody
-chose for the failback policy follows the one that it reverses; what machines are at a site (``target``) does not.
+Each policy has a *failback policy*, created with it: its values, for the other direction. A machine that is replicated
+from a recovery site follows that one (``turn_away``), until it is at home again (``turn_home``). A value that was not
+set in the failback policy follows the policy that it reverses; the target at a site (``target``) does not.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def for_machines(tx: Transaction, name: str) -> PolicyRow:
     row = get(tx, name)
     if row.reverses:
         raise Refused(
-            f"{name!r} is the failback policy of {row.reverses!r}, which applies by itself.",
+            f"{name!r} is the failback policy of {row.reverses!r}, which applies automatically.",
             remedy=f"Assign the policy {row.reverses!r} to the machine.",
         )
     return row
 
 
 def ensure_default(tx: Transaction) -> None:
-    """Have the policy that machines get unless told otherwise, and a failback policy for each."""
+    """Create the default policy of machines if it is missing, and a failback policy for each policy."""
     policy = ReplicationPolicy()
     if tx.get(PolicyRow, policy.name) is None:
         create(tx, policy)
@@ -56,7 +56,7 @@ def ensure_default(tx: Transaction) -> None:
 
 
 def ensure_failbacks(tx: Transaction) -> None:
-    """Have a failback policy for each policy: those of an earlier release have none."""
+    """Create missing failback policies: policies of an earlier release have none."""
     for row in every(tx):
         if not row.reverses:
             failback(tx, row)
@@ -77,7 +77,7 @@ def create(tx: Transaction, policy: ReplicationPolicy) -> PolicyRow:
 
 
 def change(tx: Transaction, name: str, values: dict[str, Any]) -> PolicyRow:
-    """Set some of a policy's values, and of its failback policy's those that follow it. Raises NotFound."""
+    """Set some of a policy's values, and those values of its failback policy that follow it. Raises NotFound."""
     row = get(tx, name)
     for field, value in values.items():
         setattr(row, field, value)
@@ -92,7 +92,7 @@ def change(tx: Transaction, name: str, values: dict[str, Any]) -> PolicyRow:
 
 
 def delete(tx: Transaction, name: str) -> None:
-    """Drop a policy with its failback policy. Raises NotFound, WrongState while a machine follows one of them."""
+    """Delete a policy with its failback policy. Raises NotFound, WrongState while a machine follows one of them."""
     row = get(tx, name)
     if row.reverses:
         raise WrongState(
@@ -112,7 +112,7 @@ def delete(tx: Transaction, name: str) -> None:
 
 
 def failback(tx: Transaction, row: PolicyRow) -> PolicyRow:
-    """Return the failback policy of a policy; made where it is missing."""
+    """Return the failback policy of a policy; create it if it is missing."""
     found = tx.scalar(select(PolicyRow).where(PolicyRow.reverses == row.name))
     if found is not None:
         return found
@@ -130,25 +130,25 @@ def failback_names(tx: Transaction) -> dict[str, str]:
 
 
 def give(tx: Transaction, machine: MachineRow, name: str) -> None:
-    """Have a machine follow a policy; its failback policy, while it is replicated from a recovery site. Raises
+    """Assign a policy to a machine; its failback policy, while the machine is replicated from a recovery site. Raises
     NotFound, Refused."""
     row = for_machines(tx, name)
     machine.policy = failback(tx, row).name if get(tx, machine.policy).reverses else row.name
 
 
 def turn_away(tx: Transaction, machine: MachineRow) -> None:
-    """Have a machine that is replicated from a recovery site from now on follow its failback policy."""
+    """Make a machine follow its failback policy, because it is replicated from a recovery site from now on."""
     row = get(tx, machine.policy)
     machine.policy = row.name if row.reverses else failback(tx, row).name
 
 
 def turn_home(tx: Transaction, machine: MachineRow) -> None:
-    """Have a machine that is at home follow its own policy again."""
+    """Make a machine that is at home follow its own policy again."""
     machine.policy = get(tx, machine.policy).reverses or machine.policy
 
 
 def target_away(tx: Transaction, name: str) -> JsonObject:
-    """Return the target that this policy sets at a recovery site. That of home is set by its failback policy."""
+    """Return the target that this policy sets at a recovery site. The target at home is set by its failback policy."""
     row = get(tx, name)
     return get(tx, row.reverses).target if row.reverses else row.target
 

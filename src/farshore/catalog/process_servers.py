@@ -17,7 +17,7 @@ def every(tx: Transaction) -> list[ProcessServerRow]:
 
 
 def get(tx: Transaction, server: str) -> ProcessServerRow:
-    """Return one process server by its id, else by its name. Raises NotFound."""
+    """Return one process server by its id, otherwise by its name. Raises NotFound."""
     row = tx.get(ProcessServerRow, server) or tx.scalar(
         select(ProcessServerRow).where(ProcessServerRow.name == server).limit(1)
     )
@@ -42,7 +42,7 @@ def invite(tx: Transaction, row: ProcessServerRow) -> None:
 
 
 def register(tx: Transaction, server: str, url: str, version: str, now: int) -> ProcessServerRow:
-    """Note the address of a process server, which may change. It gets no machines until it has reported."""
+    """Record the address of a process server, which may change. It gets no machines until it has reported."""
     row = tx.get(ProcessServerRow, server)
     if row is None:
         row = ProcessServerRow(id=server, url=url, registered=now, name=_free_name(tx, url))
@@ -55,7 +55,7 @@ def register(tx: Transaction, server: str, url: str, version: str, now: int) -> 
 
 
 def delete(tx: Transaction, row: ProcessServerRow) -> None:
-    """Forget one that no machine sends to."""
+    """Delete a process server that no machine sends to."""
     tx.delete(row)
     tx.flush()
 

@@ -34,5 +34,5 @@ def add(tx: Transaction, row: PushAccountRow) -> None:
 
 
 def remove(tx: Transaction, name: str) -> None:
-    """Forget an account and its secret. Raises NotFound."""
+    """Delete an account and its secret. Raises NotFound."""
     tx.delete(get(tx, name))

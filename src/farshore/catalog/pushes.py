@@ -1,4 +1,4 @@
-"""Queries over pushes that process servers carry out. A row is there from when a job asks for it until the job ends."""
+"""Queries over pushes that process servers carry out. A row exists from a job's request until the job ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from farshore.catalog.tables import PushRow
 
 
 class PushState(enum.Enum):
-    """Where a push is."""
+    """The state of a push."""
 
     WAITING = "waiting"
     BEGUN = "begun"
@@ -25,7 +25,7 @@ def find(tx: Transaction, push: str) -> PushRow | None:
 
 
 def ask(tx: Transaction, row: PushRow) -> None:
-    """Have a process server carry it out."""
+    """Add a push for a process server."""
     tx.add(row)
     tx.flush()
 
@@ -46,8 +46,8 @@ def begun_by(tx: Transaction, server: str) -> tuple[int, int]:
 
 
 def drop(tx: Transaction, push: str) -> None:
-    """Forget one, and its token where nobody has used that by now; it may be gone already. Whoever is at it hears that
-    it is not wanted."""
+    """Delete a push, and its token if that is still unused; it may be deleted already. The process server learns that
+    it is no longer wanted."""
     row = tx.get(PushRow, push)
     if row is not None:
         tokens.revoke_unused(tx, row.token)

@@ -1,14 +1,14 @@
-"""What only the catalog holds, as records that can be kept elsewhere, and a catalog made of such records.
+"""What only the catalog holds, as records that can be stored elsewhere, and the way back from records to a catalog.
 
-A record is a JSON object: the columns of a row, bytes in hex. A kind is a table, or a part of its columns: what reports
-and heartbeats bring anew every few seconds, and what the vault tells by itself, is left out. A new kind is one line in
-``KINDS``. Columns that this release does not know are passed over, those that a record lacks take their defaults.
+A record is a JSON object: the columns of a row, bytes in hex. A kind is a table, or a part of its columns: values that
+reports and heartbeats refresh every few seconds, and values that the vault itself contains, are omitted. A new kind is
+one line in ``KINDS``. Columns that this release does not know are ignored; missing ones get their defaults.
 
-A kind that grows with the fleet is divided by the values of one column, in most kinds the machine. So one change costs
-the same in a large fleet as in a small one.
+A kind that grows with the number of machines is divided by the values of one column, in most kinds the machine. So one
+change costs the same with many machines as with few.
 
-In: transactions that change rows. Out: subjects of the topic RECORDS, what a commit of this process changed: ``KIND``,
-or ``KIND/VALUE`` where it is known for which value of that column.
+In: transactions that change rows. Out: subjects of the topic RECORDS, which say what a commit of this process changed:
+``KIND``, or ``KIND/VALUE`` if the value of that column is known.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from farshore.catalog.tables import (
 RECORDS = "records"
 """Topic: the kinds of records that a transaction changed."""
 AUDIT = "audit"
-"""Of the audit log only its head is kept: the number, the time and the digest of its last entry."""
+"""Of the audit log only its head is stored: the number, the time and the digest of its last entry."""
 Record = dict[str, Any]
 
 
@@ -86,10 +86,11 @@ _REPORTED_BY_MACHINES = frozenset(
 )
 _REPORTED_BY_DISCOVERY = frozenset({"product", "state", "since", "seen", "trouble", "remedy"})
 _NEWEST_EPOCHS = 4
-"""Of each machine: a process server may still hold something of them. The vault tells of all that are complete."""
+"""Of each machine: a process server may still hold something of these epochs. The vault contains all that are
+complete."""
 _REPORTED_OF_STREAMS = frozenset(["received", "stored", "written", "stored_time", "reported", "consistent_time"])
 KINDS: Mapping[str, _Kind] = {
-    # In an order in which each stands behind what its rows refer to.
+    # In an order in which each comes after those that its rows refer to.
     "policies": _Kind(PolicyRow),
     "users": _Kind(UserRow),
     "certificates": _Kind(CertificateRow, by="subject"),
@@ -107,7 +108,7 @@ KINDS: Mapping[str, _Kind] = {
 }
 _BY_TABLE = {kind.table: name for name, kind in KINDS.items()}
 _GO_WITH = {MachineRow: ("epochs", "failovers")}
-"""Rows that the database deletes with others, without a word."""
+"""Rows that the database deletes with others, without notice."""
 
 
 def is_divided(kind: str) -> bool:
@@ -129,8 +130,7 @@ def read(tx: Transaction, kind: str) -> list[Record]:
 
 
 def read_of(tx: Transaction, kind: str, wanted: Collection[str]) -> list[Record]:
-    """Return the records of a kind that have one of these values, in their order and, for a value, in that of their
-    keys."""
+    """Return the records of a kind that have one of these values, ordered by value, then by key."""
     column = getattr(KINDS[kind].table, KINDS[kind].by)
     found: list[Record] = []
     for some in portions(sorted(wanted)):
@@ -152,12 +152,12 @@ def _records(tx: Transaction, kind: str, wanted: Select[Any]) -> list[Record]:
     found = [{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in tx.execute(wanted)]
     for record in found if kind == "epochs" else ():
         if record["closed"]:
-            record["description"] = {}  # the vault has it
+            record["description"] = {}  # the vault contains it
     return found
 
 
 def put(tx: Transaction, kind: str, records: Iterable[Record]) -> int:
-    """Make rows of records, in the place of those with the same keys; return how many."""
+    """Insert records as rows, replacing those with the same keys; return how many."""
     table, columns = KINDS[kind].table, set(KINDS[kind].columns)
     binary = {column.key for column in inspect(table).columns if isinstance(column.type, LargeBinary)}
     found = list(records)
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _note_flushed(session: Session, _context: object) -> None:
-    # Each is asked of the session once: it makes a new set of all its rows for every look.
+    # The session's sets are read once: each access makes a new set of all its rows.
     for row in session.new:
         _say_changed(session, row)
     for row in session.deleted:
@@ -205,7 +205,7 @@ def _note_flushed(session: Session, _context: object) -> None:
 
 
 def _say_changed(session: Session, row: Any, *others: str) -> None:
-    """Say that a row's record changed, and the ``others`` of the same value."""
+    """Publish that a row's record changed, and the ``others`` with the same value."""
     name = _BY_TABLE.get(type(row))
     if isinstance(row, AuditRow):
         say(session, RECORDS, AUDIT)
@@ -226,7 +226,7 @@ def _differs(row: object, kind: _Kind) -> bool:
 
 
 def _note_executed(state: ORMExecuteState) -> None:
-    """Statements that change rows without loading them."""
+    """Publish changes by statements that do not load rows."""
     if state.is_select or state.bind_mapper is None:
         return
     name = _BY_TABLE.get(state.bind_mapper.class_)
@@ -235,7 +235,7 @@ def _note_executed(state: ORMExecuteState) -> None:
 
 
 def _asked_of(state: ORMExecuteState, kind: _Kind) -> str:
-    """The one value that a statement changes rows of; "" where it does not say so plainly."""
+    """Return the one value for which a statement changes rows; "" if that is not obvious from it."""
     where = getattr(state.statement, "whereclause", None)
     parts: Iterable[Any] = (where,)
     if isinstance(where, BooleanClauseList) and where.operator is operators.and_:
@@ -249,7 +249,7 @@ def _asked_of(state: ORMExecuteState, kind: _Kind) -> str:
 
 
 def listen() -> None:
-    """Have every commit in this process say what it changed. Once is enough."""
+    """Make every commit in this process publish what it changed. One call is enough."""
     if not event.contains(Session, "after_flush", _note_flushed):
         event.listen(Session, "after_flush", _note_flushed)
         event.listen(Session, "do_orm_execute", _note_executed)

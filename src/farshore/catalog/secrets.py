@@ -8,7 +8,7 @@ from farshore.model.errors import NotFound
 
 
 def keep(tx: Transaction, row: SecretRow) -> None:
-    """Keep a sealed secret for a job."""
+    """Store a sealed secret for a job."""
     tx.add(row)
 
 
@@ -21,7 +21,7 @@ def get(tx: Transaction, secret: str) -> bytes:
 
 
 def drop(tx: Transaction, secret: str) -> None:
-    """Forget a secret; it may be gone already."""
+    """Delete a secret; it may be deleted already."""
     row = tx.get(SecretRow, secret)
     if row is not None:
         tx.delete(row)
@@ -34,7 +34,7 @@ def host_key(tx: Transaction, host: str) -> str:
 
 
 def remember_host_key(tx: Transaction, host: str, fingerprint: str, now: int) -> None:
-    """Keep to a host's key from now on."""
+    """Pin a host's key from now on."""
     row = tx.get(HostKeyRow, host) or HostKeyRow(host=host)
     row.fingerprint, row.seen = fingerprint, now
     tx.add(row)

@@ -43,7 +43,7 @@ def add(tx: Transaction, row: SiteRow) -> None:
 
 
 def remove(tx: Transaction, row: SiteRow) -> None:
-    """Forget a site. Raises WrongState while something is, or may be, there."""
+    """Delete a site. Raises WrongState while something is, or may be, there."""
     present = failovers_at(tx).get(row.id, 0)
     if present:
         raise WrongState(

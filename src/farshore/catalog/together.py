@@ -1,8 +1,8 @@
-"""Small write transactions of many callers, carried out together: those that come within a moment share one.
+"""Carry out small write transactions of many callers together: those that arrive within a moment share one.
 
 A transaction costs more than a heartbeat's two statements: a session, the write lock, a commit that reaches the disk.
-So what can wait for a moment waits, and a group pays that once. A group is all or nothing, as one transaction is.
-Where one of its works raises, each is carried out by itself, so that it answers for itself alone.
+So work that can wait for a moment waits, and a group pays that cost once. A group is all or nothing, as one transaction
+is. If one part raises, each part is carried out separately, so that an error affects only its own caller.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from farshore.model.errors import TryLater
 
 Written = TypeVar("Written")
 Prepare = Callable[[Transaction, Sequence[str]], object]
-"""Read what the works of these subjects need, in a few statements. What it returns is held until they are done: a
-transaction forgets rows that nobody holds."""
+"""Reads what the parts for these subjects need, in a few statements. The result is held until they are done, because a
+transaction drops rows that nobody holds."""
 MOST = 200
-"""Works of one group: others wait for the write lock meanwhile."""
+"""Maximum number of parts in one group: others wait for the write lock meanwhile."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class _Work(Generic[Written]):
 
 
 class Together:
-    """Safe to use from several threads. ``wait``: seconds for which a group is gathered. Its one thread begins with the
-    first work."""
+    """Safe to use from several threads. ``wait``: seconds for which a group is collected. Its one thread starts with
+    the first part."""
 
     def __init__(self, catalog: Catalog, prepare: Prepare, wait: float) -> None:
         self._catalog, self._prepare, self._wait = catalog, prepare, wait
@@ -43,7 +43,7 @@ class Together:
         self._thread = ThreadPoolExecutor(1, "together")
 
     def write(self, subject: str, function: Callable[[Transaction], Written]) -> Future[Written]:
-        """Have ``function`` carried out in a transaction, as by ``Catalog.write``: it may be called more than once."""
+        """Carry out ``function`` in a transaction, as by ``Catalog.write``: it may be called more than once."""
         work = _Work(subject, function)
         with self._lock:
             self._waiting.append(work)
@@ -59,7 +59,7 @@ class Together:
                 group, more = self._waiting[:MOST], self._waiting[MOST:]
             self._carry_out([work for work in group if work.answer.set_running_or_notify_cancel()])
             with self._lock:
-                # The round ends with an empty list alone: whoever adds the first begins the next.
+                # The round ends only with an empty list: the caller that adds the first part begins the next round.
                 del self._waiting[: len(group)]
                 if not self._waiting:
                     return
@@ -78,7 +78,7 @@ class Together:
             return
         try:
             answers = self._catalog.write(together)
-        except TryLater as error:  # the catalog's: it would be the same for each of them, and take as long
+        except TryLater as error:  # an error of the catalog: it would be the same for each of them, and take as long
             for work in group:
                 work.answer.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whoever waits hears of it

@@ -29,7 +29,7 @@ def every(tx: Transaction) -> list[TokenRow]:
 def spend(tx: Transaction, token: str, now: int) -> TokenRow:
     """Use a token up. Raises Unauthenticated for one that is unknown, expired or used already."""
     row = tx.scalar(select(TokenRow).where(TokenRow.digest == digest(token)))
-    remedy = "Make a new one: farshore token create."
+    remedy = "Create another one: farshore token create"
     if row is None:
         raise Unauthenticated("This enrolment token is not known here.", remedy=remedy)
     if row.used:
@@ -42,24 +42,24 @@ def spend(tx: Transaction, token: str, now: int) -> TokenRow:
 
 
 def drop_of_server(tx: Transaction, server: str) -> None:
-    """Drop what would let a process server enrol that is no more."""
+    """Delete the tokens of a process server that no longer exists."""
     tx.execute(delete(TokenRow).where(TokenRow.process_server == server))
 
 
 def prolong(tx: Transaction, token_id: str, expires: int) -> None:
-    """Let a token that nobody used expire at that time; one that was used, or is gone, stays as it is."""
+    """Let an unused token expire at that time; a used or deleted one is unchanged."""
     row = tx.get(TokenRow, token_id)
     if row is not None and not row.used:
         row.expires = expires
 
 
 def drop_of_master_target(tx: Transaction, master_target: str) -> None:
-    """Drop what would let a master target enrol that is no more."""
+    """Delete the tokens of a master target that no longer exists."""
     tx.execute(delete(TokenRow).where(TokenRow.master_target == master_target))
 
 
 def revoke(tx: Transaction, token_id: str) -> None:
-    """Drop a token. Raises NotFound."""
+    """Delete a token. Raises NotFound."""
     row = tx.get(TokenRow, token_id)
     if row is None:
         raise NotFound(f"There is no token {token_id}.", remedy="See `farshore token list`.")
@@ -67,7 +67,7 @@ def revoke(tx: Transaction, token_id: str) -> None:
 
 
 def revoke_unused(tx: Transaction, token_id: str) -> None:
-    """Drop a token that nobody used; one that was used, or is gone, stays as it is."""
+    """Delete an unused token; a used or deleted one is unchanged."""
     row = tx.get(TokenRow, token_id)
     if row is not None and not row.used:
         tx.delete(row)

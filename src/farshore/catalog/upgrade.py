@@ -1,7 +1,7 @@
-"""Brings a catalog to the schema of this release, at every start of the configuration server.
+"""Upgrade a catalog to the schema of this release, at every start of the configuration server.
 
-What a catalog has and what this release wants is known without alembic, which takes a quarter of a second of a start:
-it is loaded where the two differ.
+The schemas of the catalog and of this release are known without alembic, which takes a quarter of a second of a start:
+it is loaded only if the two differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VERSIONS = "alembic_version"
 
 
 def upgrade(engine: Engine, target: str = _HEAD) -> None:
-    """Apply what is missing, all in one transaction. Raises Unsupported for a newer release's catalog."""
+    """Apply missing steps, all in one transaction. Raises Unsupported for a newer release's catalog."""
     newest = newest_schema()
     with engine.connect() as connection:
         if target in (_HEAD, newest) and schema_of(connection) == newest:
@@ -48,7 +48,7 @@ def downgrade(engine: Engine, target: str) -> None:
 
 
 def schema_of(connection: Connection) -> str:
-    """Return the schema that a catalog has; empty if there is none."""
+    """Return the schema of a catalog; empty if there is none."""
     if not inspect(connection).has_table(_VERSIONS):
         return ""
     return connection.scalar(select(column("version_num")).select_from(table(_VERSIONS))) or ""
@@ -60,7 +60,8 @@ def newest_schema() -> str:
 
 
 def _schemas() -> set[str]:
-    """Every schema that there was, by the names of the steps: ``0001_the_first_catalog.py`` makes schema 0001."""
+    """Return every schema that there was, by the names of the steps: ``0001_the_first_catalog.py`` makes schema
+    0001."""
     steps = files("farshore.catalog").joinpath("migrations", "versions").iterdir()
     return {step.name.partition("_")[0] for step in steps if step.name[:1].isdigit()}
 

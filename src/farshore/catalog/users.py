@@ -1,4 +1,4 @@
-"""Queries over users and over the certificates of everybody."""
+"""Queries over users, and over all certificates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from farshore.catalog.database import Transaction, say
 from farshore.catalog.tables import CertificateRow, UserRow
 from farshore.model.errors import NotFound, WrongState
 
-# Asked for by every request: SQLAlchemy takes twice as long for a statement that is made anew.
+# Used by every request: SQLAlchemy takes twice as long for a statement that is built again.
 _BY_SERIAL = select(CertificateRow.kind, CertificateRow.subject, CertificateRow.revoked).where(
     CertificateRow.serial == bindparam("serial")
 )
@@ -20,7 +20,7 @@ _ROLE = select(UserRow.role).where(UserRow.name == bindparam("name"))
 
 
 class Issued(NamedTuple):
-    """What counts of a certificate that was issued; ``revoked``: when, 0: not."""
+    """The relevant fields of an issued certificate; ``revoked``: the time, 0: not revoked."""
 
     kind: str
     subject: str
@@ -64,12 +64,12 @@ def count_with_role(tx: Transaction, role: str) -> int:
 
 
 def delete(tx: Transaction, row: UserRow) -> None:
-    """Forget a user; revoke the certificates as well."""
+    """Delete a user; revoke the certificates as well."""
     tx.delete(row)
 
 
 def record_certificate(tx: Transaction, row: CertificateRow) -> None:
-    """Note a certificate that was issued."""
+    """Record an issued certificate."""
     tx.add(row)
     tx.flush()
 

@@ -20,12 +20,12 @@ from farshore.catalog.tables import (
 from farshore.model.errors import NotFound, WrongState
 
 SEEN_EVERY = 5_000_000_000
-"""So often, in ns, it is written down that a server still answers."""
+"""Interval, in ns, at which it is recorded that a server still answers."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A machine or a place as discovery has it; ``uuid`` of machines, ``kind`` of places."""
+    """A machine or a place as discovery found it; ``uuid`` of machines, ``kind`` of places."""
 
     id: str
     name: str
@@ -69,7 +69,7 @@ def add(tx: Transaction, row: VmwareServerRow) -> None:
 
 
 def remove(tx: Transaction, name: str) -> None:
-    """Forget a server, its password and what was found there. Raises NotFound."""
+    """Delete a server, its password and what was found there. Raises NotFound."""
     row = server(tx, name)
     tx.execute(delete(VmwareMachineRow).where(VmwareMachineRow.server == name))
     tx.execute(delete(VmwarePlaceRow).where(VmwarePlaceRow.server == name))
@@ -77,7 +77,7 @@ def remove(tx: Transaction, name: str) -> None:
 
 
 def note_state(tx: Transaction, name: str, state: str, now: int, **values: str) -> None:
-    """Note the state of discovery at a server: ``product``, ``trouble``, ``remedy``. Has no effect if the server is
+    """Record the state of discovery at a server: ``product``, ``trouble``, ``remedy``. Has no effect if the server is
     gone."""
     row = tx.get(VmwareServerRow, name)
     if row is None:
@@ -91,7 +91,7 @@ def note_state(tx: Transaction, name: str, state: str, now: int, **values: str) 
 def keep(
     tx: Transaction, name: str, machines: Sequence[Found], places: Sequence[Found], gone: Collection[str], now: int
 ) -> None:
-    """Write what changed, and that the server answered. Nothing if the server is gone."""
+    """Write what changed, and that the server answered. Does nothing if the server is gone."""
     row = tx.get(VmwareServerRow, name)
     if row is None:
         return
@@ -103,15 +103,15 @@ def keep(
 
 
 def keep_only(tx: Transaction, name: str, known: Collection[str]) -> None:
-    """Forget what is not among these ids."""
+    """Delete what is not among these ids."""
     there = set(tx.scalars(select(VmwareMachineRow.id).where(VmwareMachineRow.server == name)))
     there.update(tx.scalars(select(VmwarePlaceRow.id).where(VmwarePlaceRow.server == name)))
     _forget(tx, name, there.difference(known))
 
 
 def _put(tx: Transaction, table: Any, name: str, found: Sequence[Found], now: int) -> None:
-    """``table``: VmwareMachineRow or VmwarePlaceRow. Rows are compared first: after a new session everything is told
-    again, and little of it is new."""
+    """``table``: VmwareMachineRow or VmwarePlaceRow. Rows are compared first: after a new session everything is
+    reported again, and little of it is new."""
     for some in portions(found):
         wanted = table.id.in_([one.id for one in some])
         there: dict[str, Any] = {row.id: row for row in tx.scalars(select(table).where(table.server == name, wanted))}
@@ -146,7 +146,7 @@ def page(
     tx: Transaction, after: tuple[str, str, str], limit: int, name: str | None = None, prefix: str = ""
 ) -> list[VmwareMachineRow]:
     """Return up to ``limit`` machines by name, server and id, after one such key; of one server, or whose names begin
-    so."""
+    with a prefix."""
     key = VmwareMachineRow.name, VmwareMachineRow.server, VmwareMachineRow.id
     asked = select(VmwareMachineRow).where(tuple_(*key) > tuple_(*after)).order_by(*key).limit(limit)
     if name is not None:
@@ -157,7 +157,7 @@ def page(
 
 
 def machine(tx: Transaction, wanted: str, name: str | None = None) -> VmwareMachineRow:
-    """Return a machine by its name, its id there or its UUID. Raises NotFound, WrongState if several are called so."""
+    """Return a machine by its name, its id there or its UUID. Raises NotFound, WrongState if several match."""
     is_it = or_(VmwareMachineRow.name == wanted, VmwareMachineRow.id == wanted, VmwareMachineRow.uuid == wanted.lower())
     asked = select(VmwareMachineRow).where(is_it).order_by(VmwareMachineRow.server, VmwareMachineRow.id).limit(10)
     found = list(tx.scalars(asked if name is None else asked.where(VmwareMachineRow.server == name)))
@@ -188,11 +188,9 @@ def place_names(tx: Transaction, name: str, wanted: Collection[str]) -> dict[str
 
 
 def protected(tx: Transaction, uuids: Collection[str]) -> Mapping[str, str]:
-    """Return names of our machines by the UUIDs of their hardware, of those asked for.
+    """Return names of our machines by those of these hardware UUIDs that they have.
 
-    A guest may read the first half of its UUID with the bytes the other way round: up to SMBIOS 2.6 nobody had said in
-    which order they stand.
-    """
+    A guest may read the first half of its UUID with the bytes reversed: until SMBIOS 2.6 the order was not defined."""
     read_as = {form: one for one in uuids for form in _forms(one)}
     columns = select(MachineRow.hardware_id, MachineRow.name)
     return {
@@ -212,8 +210,8 @@ class DiscoveredSource:
 
 
 def with_hardware(tx: Transaction, hardware_id: str) -> DiscoveredSource | None:
-    """Return the machine with this hardware id, or None if none was found. One that a vCenter and its host both show is
-    there once. Raises WrongState for several machines."""
+    """Return the machine with this hardware id, or None if none was found. A machine that a vCenter and its host both
+    list counts once. Raises WrongState for several machines."""
     asked = select(VmwareMachineRow).where(VmwareMachineRow.uuid.in_(_forms(hardware_id)))
     found = list(tx.scalars(asked.order_by(VmwareMachineRow.server, VmwareMachineRow.id)))
     if len({row.facts.get("instance_uuid") or f"{row.server}/{row.id}" for row in found}) > 1:
@@ -226,7 +224,7 @@ def with_hardware(tx: Transaction, hardware_id: str) -> DiscoveredSource | None:
 
 
 def is_on(tx: Transaction, name: str, machine: str) -> bool:
-    """Return whether discovery saw a machine of this server powered on last."""
+    """Return whether discovery last saw a machine of this server powered on."""
     row = tx.get(VmwareMachineRow, (name, machine))
     return row is not None and row.facts.get("power") == "poweredOn"
 

@@ -1,4 +1,5 @@
-"""Long operations that survive the server: how a job is declared, takes its steps, tells its progress and is cancelled.
+"""Long operations that survive the server: how a job is declared, runs its steps, reports its progress and is
+cancelled.
 
 Below ``protection`` and ``recovery``, which declare jobs; ``configuration_server/jobs`` registers and shows them.
 """

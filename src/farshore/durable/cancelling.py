@@ -1,5 +1,5 @@
-"""Asks jobs to end. A job with children notes it as a mark on its record, which outlives the server: it then starts no
-more of them, and asks those that run to end (``children.py``)."""
+"""Cancel jobs. For a job with children this sets a mark on its record, which outlives the server: then the job starts
+no more children, and cancels those that run (``children.py``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MARK = "cancelling"
 
 
 def ask_to_end(definition: JobDefinition, job: str, request: Request) -> None:
-    """Ask an unfinished job to end; repeating it is harmless. Raises WrongState if the job goes to its end."""
+    """Cancel an unfinished job; repeating it is harmless. Raises WrongState if the job can no longer be cancelled."""
     if definition.cancel is not None:
         definition.cancel(request)
     if definition.has_children:
@@ -21,7 +21,7 @@ def ask_to_end(definition: JobDefinition, job: str, request: Request) -> None:
 
 
 def stop(definition: JobDefinition, job: str, request: Request) -> None:
-    """Stop a job before its next step, and put right what it left."""
+    """Stop a job before its next step, and clean up after it."""
     DBOS.cancel_workflow(job)
     if definition.stopped is not None:
         definition.stopped(job, request)

@@ -1,12 +1,12 @@
 """Jobs that a job starts as its children, and waits for.
 
-A child is a job like any other: with a record, steps and an undoing of its own. It is started under an id made from its
-parent's and its step's name, in one transaction with the parent's step (DBOS), so that a parent which was cut off finds
-it again and starts nothing twice.
+A child is a job like any other: it has a record, steps and its own undoing. It is started under an id made from its
+parent's and its step's name, in one transaction with the parent's step (DBOS), so an interrupted parent finds it again
+and starts nothing twice.
 
-Cancelling a parent, in this order: it is marked; it starts no more children; those that run are asked to end, the
-newest first; it ends once all of them have. A child that goes to its end is waited for. A parent never ends before its
-children, unless an upgrade of the server stops it: then they are stopped as well.
+Cancelling a parent, in this order: it is marked; it starts no more children; running children are cancelled, the newest
+first; it ends once all of them have ended. A child that can no longer be cancelled is waited for. A parent never ends
+before its children, unless an upgrade of the server stops it: then they are stopped as well.
 
 Called in workflows whose definition says ``has_children``.
 """
@@ -34,7 +34,7 @@ from farshore.model.states import JobState
 log = logging.getLogger(__name__)
 
 MOST_CHILDREN = 256
-"""That one call may start."""
+"""Maximum that one call may start."""
 MOST_AT_ONCE = 16
 _WAIT, _ASK = "farshore.wait_for_children", "farshore.ask_children_to_end"
 _POLL_SECONDS = 0.1
@@ -42,7 +42,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Child:
-    """A job to be started. ``step`` names it among its parent's steps; ``prepare`` is run in a step before it starts,
+    """A job to be started. ``step`` is its name among its parent's steps; ``prepare`` runs in a step before it starts,
     perhaps more than once."""
 
     step: str
@@ -53,7 +53,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended; ``job`` is "" for one that was never started. Its state is CANCELLED then, or FAILED where it
+    """How a child ended; ``job`` is "" for one that was never started. Its state is then CANCELLED, or FAILED if it
     could not be prepared."""
 
     step: str
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ended:
-    """The outcomes in the order of the children; ``cancelled``: somebody asked the parent to end."""
+    """The outcomes in the order of the children; ``cancelled``: a user cancelled the parent."""
 
     outcomes: list[Outcome]
     cancelled: bool
@@ -78,10 +78,10 @@ def child_job(parent: str, step: str) -> str:
 
 
 def run_children(children: Sequence[Child], *, at_once: int = 1, on_failure: OnFailure = OnFailure.GO_ON) -> Ended:
-    """Run them, begun in the order given, at most ``at_once`` at the same time, and wait until all have ended.
+    """Run the children, started in the given order, at most ``at_once`` at the same time, and wait until all have
+    ended.
 
-    The failure of a child raises nothing: the parent decides what it means. Raises Malformed for too many.
-    """
+    A child's failure raises nothing: the parent decides what it means. Raises Malformed for too many."""
     if len(children) > MOST_CHILDREN or not 1 <= at_once <= MOST_AT_ONCE:
         raise Malformed(
             f"A job starts at most {MOST_CHILDREN} jobs, of which {MOST_AT_ONCE} run at the same time.",
@@ -92,7 +92,7 @@ def run_children(children: Sequence[Child], *, at_once: int = 1, on_failure: OnF
 
 
 class _Family:
-    """The children of one call. All that it decides by comes from recorded steps, so a resumed parent decides alike."""
+    """The children of one call. All its decisions depend on recorded steps, so a resumed parent decides alike."""
 
     def __init__(self, parent: str, children: Sequence[Child], at_once: int, on_failure: OnFailure) -> None:
         self._parent, self._children = parent, children
@@ -134,7 +134,7 @@ class _Family:
         self._running[job] = child
 
     def _prepare(self, child: Child) -> bool:
-        """Whether the child may start."""
+        """Return whether the child may start."""
         if is_asked_to_end(self._parent):
             return False
         if child.prepare is not None:
@@ -142,7 +142,7 @@ class _Family:
         return True
 
     def _wait(self, jobs: list[str], heed: bool) -> dict[str, Any]:
-        """Wait for one to have ended, or for the parent's mark where it is to be heeded."""
+        """Wait until one has ended, or, if ``heed`` is set, for the parent's mark."""
         while True:
             asked = heed and is_asked_to_end(self._parent)
             rows = {row.workflow_id: row for row in DBOS.list_workflows(workflow_ids=jobs, load_input=False)}
@@ -165,7 +165,7 @@ class _Family:
             self._stopping = True
 
     def _ask_all(self) -> None:
-        """Ask those that run to end, once, if that is due."""
+        """Cancel the running children, once, if that is due."""
         due = self._cancelled or (self._stopping and self._on_failure is OnFailure.CANCEL)
         if due and self._running and not self._asked:
             self._asked = True
@@ -178,7 +178,7 @@ class _Family:
                 ask_to_end(child.definition, job, child.request)
             except TryLater:
                 raise
-            except FarshoreError as error:  # it goes to its end, and is waited for
+            except FarshoreError as error:  # it can no longer be cancelled, and is waited for
                 log.info("Job %s was not cancelled with its parent: %s", job, error)
 
 

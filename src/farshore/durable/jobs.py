@@ -1,8 +1,8 @@
-"""What a long operation must look like for the configuration server to run, show, cancel and resume it.
+"""The form of a long operation, so that the configuration server can run, show, cancel and resume it.
 
-A job is a DBOS workflow. Relies on: the workflow taking one JSON-able dictionary, with at least ``subject`` (a machine
-id, or what the job is about), and answering one; every side effect sitting in a step that may run twice, because a step
-that was cut off by a kill is run again.
+A job is a DBOS workflow. Relies on: the workflow takes one dictionary that can be JSON, with at least ``subject`` (a
+machine id, or what the job is about), and returns one; every side effect is in a step that may run twice, because a
+step that was interrupted by a kill is run again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class JobDefinition:
     run: Callable[[Request], Result]
     steps: tuple[str, ...]
     cancel: Callable[[Request], None] | None = None
-    """Ask the job to end by itself, its effects undone: it then raises ``Cancelled``. May raise WrongState. None: the
-    job is stopped before its next step, or, if it has children, asked to end by a mark."""
+    """Cancels the job, with its effects undone: it then raises ``Cancelled``. May raise WrongState. None: the job is
+    stopped before its next step, or, if it has children, cancelled by a mark."""
     stopped: Callable[[str, Request], None] | None = None
-    """Called with the job's id once it was stopped, by a cancel or by an upgrade of the server: put right what its
-    steps left. May be called more than once, and while the job's last step is still under way."""
+    """Called with the job's id after it was stopped, by a cancel or by an upgrade of the server: clean up after its
+    steps. May be called more than once, and while the job's last step is still running."""
     has_children: bool = False
     """Its workflow calls ``run_children``."""

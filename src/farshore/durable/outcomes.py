@@ -1,4 +1,4 @@
-"""How a job stands, or ended, by the record that DBOS keeps of it."""
+"""The state or result of a job, from DBOS' record of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state_of(row: WorkflowStatus) -> JobState:
 
 
 def failure_of(row: WorkflowStatus) -> tuple[str, str]:
-    """Return what went wrong, and what to do about it; twice "" if nothing did."""
+    """Return the error, and what to do about it; twice "" if there is none."""
     error = row.error
     if error is None:
         return "", ""

@@ -1,7 +1,7 @@
 """Steps that a job adds while it runs. They are shown as queued until they run, and count in the fraction done.
 
-Relies on: an addition is a recorded step of its own, whose output is what was added. So it survives the server, and a
-job that goes on adds nothing twice.
+Relies on: an addition is a separate recorded step, whose output is what was added. So it survives the server, and a
+resumed job adds nothing twice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MOST_STEPS = 1000
 MOST_LETTERS = 200
 _ADD = "farshore.add_steps"
 INTERNAL = ("DBOS.", "farshore.")
-"""What the recorded names begin with that are no steps to users."""
+"""Prefix of recorded names that are not steps for users."""
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step that is to come; ``child``: a job of its own does it."""
+    """A step that is still to come; ``child``: it is a job of its own."""
 
     name: str
     child: bool = False
@@ -34,8 +34,7 @@ class PlannedStep:
 def add_steps(names: Sequence[str], *, children: bool = False) -> None:
     """Add steps to the running job, after the step that ended last. Call it in the workflow.
 
-    Raises Malformed for a name that is empty, too long or there twice, Refused for too many.
-    """
+    Raises Malformed for a name that is empty, too long or repeated, Refused for too many."""
     for name in names:
         if not 0 < len(name) <= MOST_LETTERS or name.startswith(INTERNAL):
             raise Malformed(
@@ -55,8 +54,7 @@ def _add(job: str, names: list[str], children: bool) -> list[list[object]]:
 
 
 def planned(declared: Iterable[str], recorded: Iterable[StepInfo]) -> list[PlannedStep]:
-    """Return all steps of a job in the order to be shown: those declared, and each addition after the step before
-    it."""
+    """Return all steps of a job in the order of display: those declared, and each addition after the step before it."""
     steps = [PlannedStep(name) for name in declared]
     after = 0
     for step in recorded:

@@ -1,4 +1,4 @@
-"""How far the step of a job is, for ``farshore job watch``. In memory only: a step that is run again reports again."""
+"""The progress of a job's step, for ``farshore job watch``. In memory only: a step that is run again reports again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dbos import DBOS
 
 @dataclass(frozen=True)
 class StepProgress:
-    """How far the step ``step_id`` of a job is: ``fraction`` is 0…1."""
+    """The progress of the job's step ``step_id``: ``fraction`` is 0…1."""
 
     step_id: int
     fraction: float
@@ -21,14 +21,14 @@ _progress: dict[str, StepProgress] = {}
 
 
 def report_progress(fraction: float, detail: str = "") -> None:
-    """Say from inside a step how far it is, ``fraction`` 0…1. Elsewhere: no effect."""
+    """Report progress from inside a step, ``fraction`` 0…1. Elsewhere: no effect."""
     job, step = DBOS.workflow_id, DBOS.step_id
     if job and step is not None:
         _progress[job] = StepProgress(step, max(0.0, min(1.0, fraction)), detail)
 
 
 def end_progress() -> None:
-    """Say from inside a step that it ends: the next one has not come as far. Elsewhere: no effect."""
+    """Report from inside a step that it ends, so its progress does not count for the next one. Elsewhere: no effect."""
     if DBOS.workflow_id:
         forget_progress(DBOS.workflow_id)
 

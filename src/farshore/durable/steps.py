@@ -1,4 +1,4 @@
-"""Runs a step of a job, and repeats it while its error is one that passes.
+"""Run a step of a job, and repeat it while its error is temporary.
 
 The error decides: TryLater is repeated, all others are not. Called in workflows only.
 """
@@ -22,22 +22,22 @@ _BACKOFF = 2.0
 
 @dataclass(frozen=True)
 class Persistence:
-    """How often a step is tried, and the seconds before the second try; each later pause is twice as long."""
+    """The number of tries of a step, and the seconds before the second try; each later pause is twice as long."""
 
     attempts: int
     pause: float = 0.5
 
 
 ONCE = Persistence(1)
-"""For a step that was patient itself, and says so by an error that passes."""
+"""For a step that waited itself, and says so by a temporary error."""
 USUAL = Persistence(6)
 """Half a minute in all: longer than a lock is held or a server starts."""
 STUBBORN = Persistence(12)
-"""A quarter of an hour: for what must not be left half done."""
+"""A quarter of an hour: for a step that must not be left half done."""
 
 
 def run_step(name: str, persistence: Persistence, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Return the step's answer, from the job's record if it has been given already. Raises the last try's error."""
+    """Return the step's result, from the job's record if it exists. Raises the last try's error."""
     options: StepOptions = {
         "name": name,
         "retries_allowed": True,

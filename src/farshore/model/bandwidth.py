@@ -1,8 +1,8 @@
-"""How fast one may send: limits by the time of day, and the bucket that holds to them.
+"""Bandwidth limits: limits by the time of day, and the token bucket that enforces them.
 
-A schedule is a list of texts that people write, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``, and the time zone that its
-times are meant in. The configuration server works out what it means for the days to come (``rates``); agents and
-process servers follow that by their own clocks, whether or not they can reach anybody.
+A schedule is a list of texts that people write, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``, and the time zone of its
+times. The configuration server computes the limits for the next days (``rates``); agents and process servers follow
+them by their own clocks, even if they are cut off.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from farshore.model.ports import Clock
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 HORIZON = datetime.timedelta(days=8)
-"""So far ahead is told: a server that is cut off for a week still follows its schedule."""
+"""How far ahead limits are sent: a server that is cut off for a week still follows its schedule."""
 EXAMPLE = "Mon-Fri 08:00-18:00 20 Mbit/s"
 _DAY = 24 * 60
 _GRID = 15
-"""Minutes; summer time begins and ends on such a moment."""
+"""Minutes; summer time begins and ends at a multiple of these."""
 _TEXT = re.compile(
     r"(?:(?P<days>[A-Za-z]{3}(?:[-,][A-Za-z]{3})*)\s+)?"
     r"(?:(?P<start>\d{1,2}:\d\d)\s*-\s*(?P<end>\d{1,2}:\d\d)\s+)?"
@@ -39,8 +39,8 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Window:
-    """Half-open, in minutes of the day; one that ends at or before its start goes on into the next day. ``days``: those
-    on which it begins, Monday is 0. ``limit`` is bytes a second, 0: none."""
+    """Half-open, in minutes of the day; one that ends at or before its start continues into the next day. ``days``:
+    those on which it begins, Monday is 0. ``limit`` is bytes a second, 0: none."""
 
     days: FrozenSet[int]
     start: int
@@ -48,7 +48,7 @@ class Window:
     limit: int
 
     def holds(self, day: int, minute: int) -> bool:
-        """Return whether the minute of the weekday lies in it."""
+        """Return whether the minute of the weekday is in it."""
         if self.start < self.end:
             return day in self.days and self.start <= minute < self.end
         return (day in self.days and minute >= self.start) or ((day - 1) % 7 in self.days and minute < self.end)
@@ -99,26 +99,26 @@ def _rates(texts: Tuple[str, ...], time_zone: str, minute: int) -> Tuple[Tuple[i
 
 def rates(texts: Sequence[str], time_zone: str, now: int) -> Tuple[Tuple[int, int], ...]:
     """Return (since, bytes a second) of each stretch from ``now`` (ns since 1970 UTC) on, oldest first; the first
-    begins no later than now. Empty where there is no schedule. Raises Malformed."""
+    begins no later than now. Empty if there is no schedule. Raises Malformed."""
     return _rates(tuple(texts), time_zone, now // 60_000_000_000) if texts else ()
 
 
 def rate_at(stretches: Sequence[Tuple[int, int]], now: int) -> int:
-    """Return the number of bytes a second at a moment, 0: no limit. After the last stretch began, it holds."""
+    """Return the limit in bytes a second at a moment, 0: none. The last stretch has no end."""
     place = bisect_right([since for since, _ in stretches], now)
     return stretches[max(0, place - 1)][1] if stretches else 0
 
 
 class Bandwidth:
     """A token bucket of one second, for several threads. ``fixed`` is bytes a second, 0: none; it and ``stretches``
-    (see ``rates``) may be replaced at any time, and the lower of the two holds."""
+    (see ``rates``) may be replaced at any time, and the lower of the two applies."""
 
     def __init__(self, clock: Clock, limit: int = 0) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._allowed = 0.0
         self._later = 0.0
-        """Bytes sent that are paid for out of what `wait_for` leaves."""
+        """Bytes sent that are paid for by what `wait_for` leaves."""
         self._last = clock.monotonic()
         self.fixed = limit
         self.stretches: Tuple[Tuple[int, int], ...] = ()
@@ -134,7 +134,7 @@ class Bandwidth:
         self.fixed = limit
 
     def wait_for(self, size: int) -> float:
-        """Take ``size`` bytes from the bucket; the seconds to wait before sending them."""
+        """Take ``size`` bytes from the bucket; return the seconds to wait before sending them."""
         limit = self.limit
         with self._lock:
             self._fill(limit)
@@ -144,8 +144,9 @@ class Bandwidth:
             return max(0.0, -self._allowed / limit)
 
     def take_behind(self, size: int) -> float:
-        """Take ``size`` bytes to be sent now, if all that was taken has been waited for: 0. Else take nothing, and tell
-        the seconds after which that may be so. It is paid for out of what `wait_for` leaves."""
+        """Take ``size`` bytes to be sent now and return 0, if everything taken before has been waited for. Otherwise
+        take nothing, and return the seconds after which that may be so. Such bytes are paid for by what `wait_for`
+        leaves."""
         limit = self.limit
         with self._lock:
             self._fill(limit)
@@ -155,7 +156,7 @@ class Bandwidth:
             return behind
 
     def behind(self) -> float:
-        """Return the seconds until all that was taken has been waited for."""
+        """Return the seconds until everything taken has been waited for."""
         limit = self.limit
         with self._lock:
             self._fill(limit)
@@ -183,7 +184,7 @@ def _days(text: str, written: str) -> FrozenSet[int]:
     for part in written.split(","):
         ends = [DAYS.index(name.capitalize()) for name in part.split("-") if name.capitalize() in DAYS]
         if len(ends) != len(part.split("-")) or len(ends) > 2:
-            raise _malformed(text, f"{part!r} names no days")
+            raise _malformed(text, f"{part!r} is not a list of days")
         first, last = ends[0], ends[-1]
         found |= {day % 7 for day in range(first, last + 1 + (7 if last < first else 0))}
     return frozenset(found)
@@ -192,7 +193,7 @@ def _days(text: str, written: str) -> FrozenSet[int]:
 def _minute(text: str, written: str) -> int:
     hour, minute = (int(part) for part in written.split(":"))
     if minute > 59 or hour * 60 + minute > _DAY:
-        raise _malformed(text, f"{written} is no time of day")
+        raise _malformed(text, f"{written} is not a time of day")
     return hour * 60 + minute
 
 

@@ -1,7 +1,7 @@
-"""Boot entries of UEFI firmware, as its variables Boot0000 … hold them: EFI_LOAD_OPTION (UEFI 2.10, 3.1.3). Pure.
+"""Boot entries of UEFI firmware, as its variables Boot0000 … contain them: EFI_LOAD_OPTION (UEFI 2.10, 3.1.3). Pure.
 
-A guest that was installed without the fallback boot file starts only by its entry. Where the entry names a file on a
-partition by the partition's own id, it holds at any site: the firmware looks for that partition on every disk.
+A guest that was installed without the fallback boot file starts only by its entry. If the entry names a file on a
+partition by the partition's own id, it is valid at any site: the firmware looks for that partition on every disk.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _MEDIA, _HARD_DRIVE = 4, 1
 _GPT_SIGNATURE = 2
 _HARD_DRIVE_NODE = 42
 MOST_ENTRIES, MOST_BYTES = 8, 4096
-"""What of a machine's entries is kept: none but these."""
+"""Maximum number of entries that are kept of a machine."""
 
 
 def leads_to_partition(entry: bytes) -> bool:
-    """Return whether the entry is active, whole, and begins with a partition that is known by its GPT id."""
+    """Return whether the entry is active, complete, and begins with a partition that is identified by its GPT id."""
     if not _HEADER.size < len(entry) <= MOST_BYTES:
         return False
     attributes, path_bytes = _HEADER.unpack_from(entry)
@@ -34,7 +34,7 @@ def leads_to_partition(entry: bytes) -> bool:
 
 
 def _end_of_text(entry: bytes, start: int) -> int | None:
-    """Where the UTF-16 text that begins at ``start`` has ended; None: nowhere."""
+    """Return the end of the UTF-16 text that begins at ``start``; None if it has no end."""
     for at in range(start, len(entry) - 1, 2):
         if entry[at : at + 2] == b"\0\0":
             return at + 2

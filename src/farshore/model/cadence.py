@@ -1,9 +1,9 @@
 """How often a machine's stream moves on, by the RPO that its policy asks for: the same rule for agents and process
-servers, so that what both add to the age of a write stays within it.
+servers, so that the delays of both together stay within it.
 
-Requests cost, on every stage: a batch costs a process server 2 ms, a segment is a paid request to the store. So what is
-written waits for company as long as the policy allows, and no longer. What was not followed by a write for a while is
-not held back at all.
+Requests cost on every stage: a batch costs a process server 2 ms, a segment is a paid request to the store. So a write
+waits for others as long as the policy allows, and no longer. A write that was not followed by another for a while is
+not delayed at all.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import NamedTuple
 LONGEST_CUT = 1.0
 _SHORTEST = 0.1
 _CUT_SHARE, _SEAL_SHARE = 0.25, 0.3
-"""Of the RPO asked for: what a write may wait in the machine, and then at the process server. The rest is for the way,
-the disks and the store."""
+"""Shares of the requested RPO: how long a write may wait in the machine, and then at the process server. The rest is
+for the network, the disks and the store."""
 LONGEST_SEAL = 10.0
 IDLE_SEAL = 10.4
-"""Seconds between two segments of a machine that writes nothing. Its marks reach the process server more often: all
-that is not in the vault then are marks, so the vault's state is known to be the machine's as of the newest of them."""
+"""Seconds between two segments of a machine that writes nothing. Its marks reach the process server more often.
+Everything that is not in the vault then is marks, so the vault's state is known to be the machine's as of the newest of
+them."""
 _MARKS = (1.0, 2.0, 5.2)
-"""Seconds between two marks; each divides IDLE_SEAL but for the time of a look at the ring, so that a mark comes just
-when a segment is due."""
+"""Seconds between two marks; each divides IDLE_SEAL except for the time of a look at the ring, so that a mark comes
+just when a segment is due."""
 
 
 class Cadence(NamedTuple):
@@ -36,7 +37,8 @@ class Cadence(NamedTuple):
 
 
 def cadence(rpo: float) -> Cadence:
-    """Return the cadence that keeps a busy machine's newest stored state younger than ``rpo`` seconds, from 1 s on."""
+    """Return the cadence that keeps a busy machine's newest stored state younger than ``rpo`` seconds (at least 1
+    s)."""
     return Cadence(
         cut=min(LONGEST_CUT, max(_SHORTEST, rpo * _CUT_SHARE)),
         seal=min(LONGEST_SEAL, max(_SHORTEST, rpo * _SEAL_SHARE)),
@@ -45,4 +47,4 @@ def cadence(rpo: float) -> Cadence:
 
 
 DEFAULT_RPO = 5.0
-"""What is asked for where nobody says."""
+"""The default if no RPO is given."""

@@ -1,7 +1,7 @@
-"""Steps of a program's own wall clock: somebody, or something, set it.
+"""Detect when a program's own wall clock was set.
 
-Slewing moves the wall clock and the monotonic clock alike, so the difference between the two changes by steps alone
-(and by a machine's sleep, after which the wall clock is ahead by as long as it slept).
+Slewing moves the wall clock and the monotonic clock alike, so the difference between the two changes only when the
+clock is set (and by a machine's sleep, after which the wall clock is ahead by the duration of the sleep).
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Optional
 from farshore.model.ports import Clock
 
 LEAST_STEP = 500_000_000
-"""ns: a smaller one is not worth a word; a leap second is one."""
+"""ns: a smaller change is ignored; a leap second is one second."""
 _LOOKS, _LOOK_SECONDS = 5, 0.001
 
 
 @dataclass(frozen=True)
 class ClockStep:
-    """``nanoseconds``: positive where the clock was set ahead. ``seen`` is by the monotonic clock, in seconds."""
+    """``nanoseconds``: positive if the clock was set ahead. ``seen`` is by the monotonic clock, in seconds."""
 
     number: int
-    """The how many-th since the program began, from 1."""
+    """Its number since the program began, from 1."""
     nanoseconds: int
     seen: float
 
 
 class ClockSteps:
-    """Compares the two clocks each time it is asked. Used by one thread."""
+    """Compares the two clocks at each call. Used by one thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -36,7 +36,7 @@ class ClockSteps:
         """The newest step; None: there was none."""
 
     def look(self) -> int:
-        """Return by how many ns the clock was set since the last look, 0 if it was not. Notes it in ``last``."""
+        """Return by how many ns the clock was set since the last call, 0 if it was not. Stores it in ``last``."""
         offset = wall_clock_offset(self._clock)
         step = offset - self._offset
         if abs(step) < LEAST_STEP:
@@ -48,8 +48,8 @@ class ClockSteps:
 
 
 def wall_clock_offset(clock: Clock) -> int:
-    """Return the nanoseconds from the monotonic clock to the wall clock. Asks again where we were kept off the
-    processor between the two: a point would else bear a time after writes that it does not hold."""
+    """Return the nanoseconds from the monotonic clock to the wall clock. Reads again if the thread lost the processor
+    between the two reads: otherwise a point would have a later time than the writes that it contains."""
     offset = 0
     for _ in range(_LOOKS):
         before = clock.monotonic()

@@ -1,4 +1,4 @@
-"""What the configuration server may ask of an agent, and how such a command can end."""
+"""The commands that the configuration server may give an agent, and how such a command can end."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ class CommandKind(enum.Enum):
     """A closed set: an agent answers a kind that it does not know with a failure."""
 
     POINT = "point"
-    """Cut a recovery point now."""
+    """Create a recovery point now."""
     RESYNC = "resync"
     """Compare all disks with the copy, in a new epoch."""
     UPGRADE = "upgrade"
-    """Become another release of the agent."""
+    """Replace the agent by another release."""
     PROVE = "prove"
     """Prove that the copy equals the disks."""
     UNINSTALL = "uninstall"
-    """Take itself off the machine, which is not protected any more."""
+    """Remove the agent from the machine, which is no longer protected."""
     SHUT_DOWN = "shut-down"
-    """Shut the machine down so that all it has written lies before its last point."""
+    """Shut the machine down so that all its writes are before its last point."""
 
 
 REPEATABLE: FrozenSet[CommandKind] = frozenset(
     {CommandKind.RESYNC, CommandKind.UPGRADE, CommandKind.PROVE, CommandKind.UNINSTALL}
 )
-"""Kinds that may be carried out twice without harm: the second time finds the work done, or does it anew. Of the others
-(a point, which freezes file systems and gets a place in the stream) an agent that was cut off does not know whether it
-did them, and says so."""
+"""Kinds that may be carried out twice without harm: the second time finds the work done, or repeats it. For the others
+(a point, which freezes file systems and gets a place in the stream) an interrupted agent does not know whether it did
+them, and says so."""
 
 
 class CommandState(enum.Enum):
-    """Where a command stands."""
+    """The state of a command."""
 
     WAITING = "waiting"
     """Offered to the agent until its result is there."""
@@ -42,7 +42,7 @@ class CommandState(enum.Enum):
     FAILED = "failed"
     """The agent could not do it, and said why."""
     WITHDRAWN = "withdrawn"
-    """Closed without the agent: nobody waits for it any more, or the machine was fenced."""
+    """Closed without the agent: nobody waits for it any longer, or the machine was fenced."""
 
 
 COMMAND_TRANSITIONS: Mapping[CommandState, FrozenSet[CommandState]] = {
@@ -54,7 +54,7 @@ COMMAND_TRANSITIONS: Mapping[CommandState, FrozenSet[CommandState]] = {
 
 
 def check_command_transition(before: CommandState, after: CommandState) -> None:
-    """Raise WrongState unless a command may go from ``before`` to ``after``. What is closed stays as it is."""
+    """Raise WrongState unless a command may go from ``before`` to ``after``. A closed command never changes."""
     if after not in COMMAND_TRANSITIONS[before]:
         raise WrongState(
             f"A command that is {before.value} cannot become {after.value}.",

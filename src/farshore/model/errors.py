@@ -39,7 +39,7 @@ def _rebuild(kind: Type[FarshoreError], fields: Dict[str, Any]) -> FarshoreError
 
 
 class TryLater(FarshoreError):
-    """A passing condition. ``after`` is the minimum wait in seconds, if it is known."""
+    """A temporary condition. ``after`` is the minimum wait in seconds, if it is known."""
 
     code = "try-later"
     exit_status = 75

@@ -1,7 +1,8 @@
-"""What a master target tells the process that does an errand, and what that says of it.
+"""The messages between a master target and its process for an errand.
 
-One JSON document on a line of its standard input, so that keys appear in no argument, environment or file. It says a
-JSON object a line: how far it is, and at the end its outcome. It ends when its standard input does.
+The task is one JSON document on a line of standard input, so keys appear in no argument, environment or file. The
+process writes a JSON object on each line: its progress, and at the end its result. It ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Any, Tuple
 
 
 class Errand(enum.Enum):
-    """How far the disks are to be brought."""
+    """How far the disks must be brought."""
 
     LOOK = "look"
-    """Look at them and claim them; nothing is written."""
+    """Check and claim them; nothing is written."""
     FOLLOW = "follow"
-    """Nearly to the newest position, while the machine runs elsewhere."""
+    """Almost to the newest position, while the machine runs elsewhere."""
     FINISH = "finish"
-    """To a position, whole."""
+    """To a position, completely."""
 
 
 @dataclass(frozen=True)
 class DiskPlace:
-    """Where one disk is; ``image``: it is not raw but of this format."""
+    """Where one disk is; ``image``: the image format, if it is not raw."""
 
     disk: int
     path: str
@@ -34,7 +35,7 @@ class DiskPlace:
 
 @dataclass(frozen=True)
 class DomainKeys:
-    """Of the chunks of one deduplication domain, in hex."""
+    """The keys for the chunks of one deduplication domain, in hex."""
 
     domain: int
     seal: str = field(repr=False)
@@ -43,8 +44,7 @@ class DomainKeys:
 
 @dataclass(frozen=True)
 class HeldKeys:
-    """What opens one machine in the vault and nothing else, in hex: the upkeep key, the machine's own and those of its
-    chunks."""
+    """The keys for one machine in the vault, in hex: the upkeep key, the machine's own and those of its chunks."""
 
     upkeep: str = field(repr=False)
     machine: str = field(repr=False)
@@ -70,7 +70,7 @@ class HomeTask:
 
 
 def decode_task(line: bytes) -> HomeTask:
-    """Read a task. Raises ValueError, KeyError, TypeError for what is none."""
+    """Read a task. Raises ValueError, KeyError, TypeError for invalid input."""
     fields = json.loads(line)
     places = tuple(DiskPlace(int(one["disk"]), str(one["path"]), str(one["image"])) for one in fields["places"])
     held = fields["keys"]

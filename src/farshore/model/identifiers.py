@@ -1,4 +1,4 @@
-"""Names for the things that the programs pass to each other, so that one cannot be taken for another."""
+"""Types for the values that the programs exchange, so that one cannot be used for another."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Sequence = NewType("Sequence", int)
 SECTOR = 512
 """Bytes of a sector: the unit of disk addresses in every format, whatever the disk's own block size."""
 BLOCK = 4096
-"""Bytes of a block: the unit that capture, bitmaps and layers count in."""
+"""Bytes of a block: the unit of capture, bitmaps and layers."""
 CHUNK = 65536
-"""Bytes of a chunk: the unit that base copies are compared, shared and stored in."""
+"""Bytes of a chunk: the unit in which base copies are compared, shared and stored."""
 
 
 def new_id() -> str:

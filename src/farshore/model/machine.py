@@ -1,4 +1,4 @@
-"""What a machine is made of: all that a recovery site must know to build it again."""
+"""The description of a machine: everything that a recovery site must know to build it again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
 
 MOST_PROTECTED_DISKS = 64
-"""Of one machine; as many more as it has must be excluded."""
+"""Maximum of one machine; further disks must be excluded."""
 
 
 def refuse_too_many(name: str, disks: int) -> None:
@@ -66,7 +66,7 @@ class MachineDescription:
     kernel: str
     architecture: str
     hardware_id: str = ""
-    """The DMI product UUID: it tells a recovered twin from the machine it was copied from."""
+    """The DMI product UUID: it distinguishes a recovered machine from its source."""
     disks: Tuple[DiskDescription, ...] = ()
     nics: Tuple[NicDescription, ...] = field(default=())
     boot_entries: Tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Recovery points: the moments that a machine can be brought back to."""
+"""Recovery points: the moments to which a machine can be brought back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PointKind(enum.Enum):
     SCANNED = "scanned"
     """Read while the machine wrote, in scan mode: blocks of different moments, not even crash-consistent."""
     CRASH_CONSISTENT = "crash-consistent"
-    """As after a power cut: write order kept over all disks."""
+    """As after a power cut: the order of writes is kept over all disks."""
     FILE_SYSTEM_CONSISTENT = "file-system-consistent"
     """File systems were frozen."""
     APP_CONSISTENT = "app-consistent"
@@ -36,8 +36,8 @@ class RecoveryPoint:
 
     @property
     def listed_id(self) -> str:
-        """The id under which the catalog lists it: for a moment of the stream, which the vault knows by its position,
-        always the same one for the same position."""
+        """The id under which the catalog lists it. A moment of the stream, which the vault knows by its position,
+        always gets the same id."""
         return self.id if ":" not in self.id else id_of(self.machine, self.position, self.kind)
 
 

@@ -1,4 +1,4 @@
-"""The few promises by which one layer uses another without knowing it."""
+"""The contracts by which one layer uses another without knowing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Extent(NamedTuple):
     offset: int
     length: int
     zero: bool
-    """True where the run is known to read as zeroes without looking."""
+    """True if the run is known to read as zeroes without reading it."""
 
 
 class BlockSource(Protocol):
@@ -27,8 +27,7 @@ class BlockSource(Protocol):
         ...
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """Return the runs of ``[offset, offset + length)``, in order, without holes, neighbours differing in
-        ``zero``."""
+        """Return the runs of ``[offset, offset + length)``, in order, without gaps; neighbours differ in ``zero``."""
         ...
 
     def close(self) -> None:
@@ -38,10 +37,10 @@ class BlockSource(Protocol):
 
 @runtime_checkable
 class WholeChunks(Protocol):
-    """An ability that a BlockSource may have: to hand out a chunk of 64 KiB as it was opened, without a copy."""
+    """An optional ability of a BlockSource: to return a chunk of 64 KiB as it was opened, without a copy."""
 
     def whole_chunk(self, number: int) -> Optional[Union[bytes, bytearray, memoryview]]:
-        """Return chunk ``number`` of the disk, all of it, or None if it has to be put together by ``read_into``.
+        """Return chunk ``number`` of the disk, complete, or None if it must be assembled by ``read_into``.
 
         Raises Damaged or TryLater."""
         ...
@@ -53,17 +52,17 @@ class Destination(Protocol):
 
     @property
     def identity(self) -> str:
-        """Names the very disk: one that was made anew in its place has another."""
+        """Identifies exactly this disk: a new one in its place has another identity."""
         ...
 
     @property
     def blank(self) -> bool:
-        """Whether it can be made to read as zero as a whole at once, by ``zero``: a file can, a device holds what it
-        held until all of it was written."""
+        """Whether ``zero`` can make the whole disk read as zero at once. A file can; a device has its old content until
+        all of it was written."""
         ...
 
     def check_room(self, needed: int) -> None:
-        """Raise NoSpace where ``needed`` more bytes of data cannot fit, as far as can be told."""
+        """Raise NoSpace if ``needed`` more bytes of data certainly do not fit."""
         ...
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -79,7 +78,7 @@ class Destination(Protocol):
         ...
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with what the disk itself holds from ``offset``, past caches where it can."""
+        """Fill ``buffer`` with the disk's own content from ``offset``, past caches if possible."""
         ...
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
@@ -93,25 +92,25 @@ class Destination(Protocol):
 
 @runtime_checkable
 class Vouching(Destination, Protocol):
-    """A Destination whose far side checks each write by a checksum before it returns, so nothing is read back. It
-    leaves out by itself what is zero: it is blank."""
+    """A Destination whose remote side checks each write by a checksum before it returns, so nothing is read back. It
+    omits zeroes, because it is blank."""
 
     @property
     def parallel(self) -> int:
-        """How many calls of ``send`` at once serve it best."""
+        """The number of concurrent calls of ``send`` that suits it best."""
         ...
 
     def send(self, offset: int, data: memoryview) -> int:
-        """Write what of ``data`` is not zero, durably. Return how many bytes of the disk that took, the same for the
-        same data: zeroes between two runs may be written along."""
+        """Write the nonzero parts of ``data``, durably. Return how many bytes of the disk that took, the same for the
+        same data: zeroes between two runs may be included."""
         ...
 
     def look(self) -> None:
-        """Ask the disk what it holds: for ``holds``, and ``extents``."""
+        """Ask the disk what it holds, for ``holds`` and ``extents``."""
         ...
 
     def holds(self, offset: int, length: int) -> int:
-        """Return how many bytes of the range were ever written, as the disk had it at the last look."""
+        """Return how many bytes of the range were ever written, as of the last ``look``."""
         ...
 
 
@@ -123,5 +122,5 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Return the seconds of a clock that never jumps."""
+        """Return the seconds of a clock that is never set."""
         ...

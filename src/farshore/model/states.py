@@ -9,7 +9,7 @@ from farshore.model.errors import WrongState
 
 
 class MachineState(enum.Enum):
-    """Where a machine stands between protection and failback."""
+    """The state of a machine between protection and failback."""
 
     ENROLLED = "enrolled"
     INITIAL_REPLICATION = "initial-replication"
@@ -34,13 +34,13 @@ MACHINE_TRANSITIONS: Mapping[MachineState, FrozenSet[MachineState]] = {
         {MachineState.FAILED_OVER, MachineState.PROTECTED, MachineState.RESYNC, MachineState.COMMITTED}
     ),
     MachineState.FAILED_OVER: frozenset({MachineState.COMMITTED, MachineState.FAILING_OVER, MachineState.RESYNC}),
-    # Failing over once more: from an older point, as long as retention keeps it.
+    # Failing over again: from an older point, as long as retention keeps it.
     MachineState.COMMITTED: frozenset({MachineState.RESYNC, MachineState.FAILING_OVER, MachineState.UNPROTECTED}),
     MachineState.UNPROTECTED: frozenset({MachineState.ENROLLED}),
 }
 
 FORGETTABLE = frozenset({MachineState.ENROLLED, MachineState.UNPROTECTED})
-"""A machine may be forgotten, and its agent taken off, in these."""
+"""In these states a machine may be deleted, and its agent removed."""
 
 
 def check_transition(before: MachineState, after: MachineState) -> None:
@@ -64,23 +64,23 @@ class Direction(enum.Enum):
 
 ARRIVED: Mapping[Direction, MachineState] = {
     Direction.AWAY: MachineState.COMMITTED,
-    # Its own hardware goes on with its stream; its disks are compared with the copy first.
+    # Its own hardware continues its stream; its disks are first compared with the copy.
     Direction.HOME: MachineState.RESYNC,
 }
-"""What a machine is once a failover of it was committed."""
+"""The state of a machine after a failover of it was committed."""
 
 
 class FailoverState(enum.Enum):
-    """Where a failover, or a test of one, stands. Whether its machine is up is another question (see its condition)."""
+    """The state of a failover, or of a test. Whether its machine is up is another question (see its condition)."""
 
     REQUESTED = "requested"
     WORKING = "working"
     """Its job is bringing the machine up."""
     RUNNING = "running"
     FAILED = "failed"
-    """Nothing of it is left but its record and its console."""
+    """Only its record and its console output remain."""
     CANCELLED = "cancelled"
-    """As failed, because somebody asked for it."""
+    """As failed, because a user requested it."""
     SUPERSEDED = "superseded"
     """The machine was brought up from another point, or at another place, instead; its overlay is kept until the
     commit."""
@@ -98,7 +98,7 @@ FAILOVER_TRANSITIONS: Mapping[FailoverState, FrozenSet[FailoverState]] = {
     FailoverState.RUNNING: frozenset({FailoverState.SUPERSEDED, FailoverState.COMMITTED, FailoverState.CLEANED_UP}),
     FailoverState.FAILED: frozenset({FailoverState.CLEANED_UP}),
     FailoverState.CANCELLED: frozenset({FailoverState.CLEANED_UP}),
-    # Back to what it was: what was to replace it could not be brought up.
+    # Back to its former state: its replacement could not be brought up.
     FailoverState.SUPERSEDED: frozenset({FailoverState.RUNNING, FailoverState.COMMITTED, FailoverState.CLEANED_UP}),
     FailoverState.COMMITTED: frozenset({FailoverState.SUPERSEDED, FailoverState.CLEANED_UP}),
     FailoverState.CLEANED_UP: frozenset(),
@@ -106,13 +106,13 @@ FAILOVER_TRANSITIONS: Mapping[FailoverState, FrozenSet[FailoverState]] = {
 
 UNDER_WAY = frozenset({FailoverState.REQUESTED, FailoverState.WORKING})
 UP = frozenset({FailoverState.RUNNING, FailoverState.COMMITTED})
-"""A machine of it is to run, unless somebody stopped it."""
+"""Its machine should run, unless a user stopped it."""
 PRESENT = UNDER_WAY | UP | {FailoverState.SUPERSEDED}
 """Something of it is, or may be, at the recovery site."""
 
 
 class FailoverAction(enum.Enum):
-    """What may be done with a failover, besides looking at it."""
+    """An action on a failover."""
 
     START = "start"
     STOP = "stop"
@@ -129,7 +129,7 @@ FAILOVER_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
     FailoverAction.STOP: UP,
     FailoverAction.COMMIT: frozenset({FailoverState.RUNNING}),
     FailoverAction.REPROTECT: frozenset({FailoverState.COMMITTED}),
-    # Under way: if its job has ended all the same.
+    # In progress: if its job has ended all the same.
     FailoverAction.CLEAN_UP: UNDER_WAY | _OVER | {FailoverState.SUPERSEDED},
     FailoverAction.DELETE: _OVER | {FailoverState.CLEANED_UP, FailoverState.COMMITTED},
 }
@@ -142,7 +142,7 @@ TEST_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
 
 
 def applies(action: FailoverAction, state: FailoverState, *, test: bool) -> bool:
-    """Return whether ``action`` may be asked for, as far as the state tells."""
+    """Return whether ``action`` may be requested, according to the state."""
     return state in (TEST_ACTIONS if test else FAILOVER_ACTIONS)[action]
 
 

@@ -1,7 +1,7 @@
-"""As what, and where, a machine comes up at a recovery site: chosen before the disaster, by machine and by policy.
+"""The target of a machine at a recovery site: chosen before the disaster, by machine and by policy.
 
-``MachineTarget`` is the choice with nothing left open: what a machine does not choose its policy does, and what that
-does not choose either is as at the source.
+``MachineTarget`` has every value set: a value that the machine does not choose comes from its policy, and otherwise
+from the source.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from farshore.model.errors import Malformed
 from farshore.model.machine import Firmware
 
 DEFAULT_SITE = "qemu"
-"""The site that every installation has at first."""
+"""The site that every installation has from the start."""
 
 
 class DiskBus(enum.Enum):
-    """What the machine's disks hang on. A guest starts only from a bus that its initramfs has the driver of."""
+    """The bus of the machine's disks. A guest starts only from a bus for which its initramfs has the driver."""
 
     VIRTIO = "virtio"
     SATA = "sata"
     VIRTIO_SCSI = "virtio-scsi"
     PVSCSI = "pvscsi"
-    """As VMware's machines have it."""
+    """As in VMware's machines."""
 
 
 class NetworkKind(enum.Enum):
-    """What a network card leads to."""
+    """What a network card is connected to."""
 
     ISOLATED = "isolated"
-    """Nowhere: what is forwarded leads in, nothing leads out."""
+    """Isolated: forwarded ports lead in, nothing leads out."""
     BRIDGE = "bridge"
     """A bridge of the site's host."""
     NETWORK = "network"
@@ -41,28 +41,28 @@ class NetworkKind(enum.Enum):
 
 
 class Preparation(enum.Enum):
-    """Whether the copy of the guest is made ready for its target before it starts."""
+    """Whether the copy of the guest is prepared for its target before it starts."""
 
     AUTO = "auto"
-    """Where the target is known to differ from the source: its disk bus, a card's address, SSH."""
+    """If the target is known to differ from the source: its disk bus, a card's address, SSH."""
     ALWAYS = "always"
     NEVER = "never"
 
 
 @dataclass(frozen=True)
 class TargetNetwork:
-    """What one card of the recovered machine leads to. ``name``: of the bridge or the network."""
+    """The network of one card of the recovered machine. ``name``: of the bridge or the network."""
 
     kind: NetworkKind = NetworkKind.ISOLATED
     name: str = ""
     addresses: Tuple[str, ...] = ()
-    """One IPv4 and one IPv6 address in CIDR notation at most; none: those of the source's card."""
+    """At most one IPv4 and one IPv6 address in CIDR notation; none: those of the source's card."""
     keep_mac: bool = True
-    """False: the card gets an address of its own, by the failover."""
+    """False: the failover gives the card a new MAC address."""
     dhcp: bool = False
-    """The guest asks for its addresses, whatever it did at the source."""
+    """The guest uses DHCP, whatever it did at the source."""
     gateways: Tuple[str, ...] = ()
-    """One of IPv4 and one of IPv6 at most; none: those that the guest names, where they are in the new network."""
+    """At most one of IPv4 and one of IPv6; none: the guest's own, if they are in the new network."""
     nameservers: Tuple[str, ...] = ()
     """None: as the guest has them."""
 
@@ -79,15 +79,15 @@ class MachineTarget:
     firmware: Optional[Firmware] = None
     disk_bus: DiskBus = DiskBus.VIRTIO
     networks: Tuple[TargetNetwork, ...] = ()
-    """By card, in the order of the source's; more than it has make more cards."""
+    """By card, in the order of the source's; further entries add cards."""
     network: TargetNetwork = field(default_factory=TargetNetwork)
-    """Of every card that ``networks`` does not name."""
+    """For every card that ``networks`` does not list."""
     forward: Mapping[int, int] = field(default_factory=dict)
     """Ports of the site's host, to ports of the guest."""
     tags: Mapping[str, str] = field(default_factory=dict)
     prepare: Preparation = Preparation.AUTO
     ssh: bool = False
-    """The guest is to answer by SSH: its server enabled, its port open."""
+    """Make the guest answer by SSH: enable its server, open its port."""
 
     def card(self, number: int) -> TargetNetwork:
         """Return the network of the source's card ``number`` (from 0)."""
@@ -95,13 +95,13 @@ class MachineTarget:
 
 
 def mac_of(failover: str, card: int) -> str:
-    """Return a MAC address for a card that does not keep its own: local, and another one for each failover."""
+    """Return a MAC address for a card that does not keep its own: a local address, different for each failover."""
     digest = hashlib.sha256(f"{failover}/{card}".encode()).digest()
     return ":".join(["52:54:00", *(f"{byte:02x}" for byte in digest[:3])])
 
 
 def check_network(network: TargetNetwork) -> None:
-    """Raise Malformed for a network without the name that it needs, or with an address that no card can have."""
+    """Raise Malformed for a network without a required name, or with an impossible address."""
     named = network.kind is not NetworkKind.ISOLATED
     if named != bool(network.name):
         raise Malformed(
@@ -121,7 +121,7 @@ def check_network(network: TargetNetwork) -> None:
 
 
 def _check_routes(network: TargetNetwork) -> None:
-    """A card that is told its addresses is told nothing else; gateways and name servers are addresses by themselves."""
+    """Check gateways and name servers: with DHCP there may be none, and each must be an address."""
     if network.dhcp and (network.addresses or network.gateways):
         raise Malformed("A card cannot have both dhcp and addresses.", remedy="Give either dhcp or addresses.")
     versions: List[int] = []
@@ -140,13 +140,13 @@ def _check_routes(network: TargetNetwork) -> None:
 
 
 def shared_addresses(wanted: Sequence[Tuple[str, MachineTarget]]) -> List[Tuple[str, str, str]]:
-    """Return the static addresses that two of these named machines are to have on one network: the address and both
+    """Return the static addresses that two of these named machines would have on one network: the address and both
     names."""
     owners: dict[Tuple[str, str, str, str], str] = {}
     found = []
     for name, target in wanted:
         for network in target.networks:
-            # On networks of their own two machines may have the same address.
+            # On separate networks two machines may have the same address.
             if network.kind is NetworkKind.ISOLATED:
                 continue
             for text in network.addresses:

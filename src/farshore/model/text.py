@@ -1,4 +1,4 @@
-"""Text that came from elsewhere, made fit to be stored, sent and shown."""
+"""Clean foreign text so that it can be stored, sent and shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Optional, Sequence
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters can drive a terminal or end a line of a file; surrogates cannot be encoded."""
+"""Control characters can control a terminal or end a line of a file; surrogates cannot be encoded."""
 
 
 def printable(text: str, limit: int = 1000) -> str:
@@ -15,11 +15,11 @@ def printable(text: str, limit: int = 1000) -> str:
 
 
 def enumerated(names: Sequence[str], most: int = 5) -> str:
-    """Return the first ``most`` of them, and how many more there are: ``a, b and 3 more``."""
+    """Return the first ``most`` of them, and the number of others: ``a, b and 3 more``."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def repeated(names: Sequence[str]) -> Optional[str]:
-    """Return the first of them that is there for the second time."""
+    """Return the first of them that occurs a second time."""
     return next((name for number, name in enumerate(names) if name in names[:number]), None)

@@ -1,1 +1,1 @@
-"""What the programs tell about themselves while they run."""
+"""Logs of the running programs."""

@@ -1,7 +1,7 @@
-"""Keeps a flood out of the log: whoever repeats what makes us log something must not be able to fill a disk with it.
+"""Keep a flood out of the log: repeating an action that causes a log message must not fill a disk.
 
-Messages are counted by their text before values are put in. Each may come in bursts, and goes on at a slow pace; what
-was left out is counted and told with the next one that comes through.
+Messages are counted by their text before values are inserted. Each may come in bursts, and continues at a slow rate;
+omitted ones are counted, and the next one that passes contains the count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Key = Tuple[str, int, str]
 
 
 class Sparing(logging.Filter):
-    """A filter for a handler. What is CRITICAL always passes."""
+    """A filter for a handler. CRITICAL messages always pass."""
 
     def __init__(
         self, burst: int = BURST, per_second: float = PER_SECOND, monotonic: Callable[[], float] = time.monotonic
@@ -28,10 +28,10 @@ class Sparing(logging.Filter):
         self._burst, self._pace, self._monotonic = burst, per_second, monotonic
         self._lock = threading.Lock()
         self._left: Dict[_Key, Tuple[float, float, int]] = {}
-        """By message: how many may pass at once, as of when, and how many were left out."""
+        """By message: how many may pass at once, since when, and how many were omitted."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record may pass; one that comes after others were left out says how many."""
+        """Return whether the record may pass; one that comes after omitted ones says how many."""
         if record.levelno >= logging.CRITICAL:
             return True
         key = (record.name, record.levelno, str(record.msg))
@@ -44,5 +44,5 @@ class Sparing(logging.Filter):
             if len(self._left) > _MOST_TEXTS:
                 del self._left[next(iter(self._left))]
         if passes and dropped:
-            record.msg, record.args = f"{record.getMessage()} ({dropped} more of these were left out.)", None
+            record.msg, record.args = f"{record.getMessage()} ({dropped} more of these were omitted.)", None
         return passes

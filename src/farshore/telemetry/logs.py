@@ -1,8 +1,8 @@
-"""Logging, set up once by each program's main.
+"""Logging, configured once by each program's main.
 
-One line per event on standard error, where systemd's journal picks it up: as text with a syslog priority under
-systemd, or as JSON for collectors. Fields given as ``extra={"fields": {...}}`` follow the message. Whatever looks
-like a PEM key is cut out of every line, as a last line of defence: no caller may log secrets to begin with.
+One line per event on standard error, where systemd's journal collects it: as text with a syslog priority under systemd,
+or as JSON for collectors. Fields given as ``extra={"fields": {...}}`` follow the message. Anything that looks like a
+PEM key is removed from every line, as a last line of defence: no caller may log secrets in the first place.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def configure(
     stream: TextIO = sys.stderr,
     handler: Optional[logging.Handler] = None,
 ) -> None:
-    """Send all records at ``level`` and above to ``handler``, else to ``stream``; replaces what was configured
-    before."""
+    """Send all records at ``level`` and above to ``handler``, or to ``stream``; replaces the earlier configuration."""
     handler = logging.StreamHandler(stream) if handler is None else handler
     handler.setFormatter(JsonLines(program) if as_json else TextLines(program, journal="JOURNAL_STREAM" in os.environ))
     handler.addFilter(Sparing())
@@ -42,12 +41,12 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     threading.excepthook = _thread_failed
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are ours to tell
-    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells every channel
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # we report its retries ourselves
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it logs every channel
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """A thread that nobody watches has ended: the log says so, with all that is known."""
+    """Log a thread that ended with an error and that nobody watches."""
     if failure.exc_value is None or issubclass(failure.exc_type, SystemExit):
         return
     name = failure.thread.name if failure.thread is not None else "?"
@@ -66,7 +65,7 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one record as one line (and its traceback, where there is one)."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        # A message may quote what somebody else sent: it stays one line, and drives no terminal.
+        # A message may quote foreign text: it remains one line, and cannot control a terminal.
         said = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", f"{record.getMessage()}{fields}".replace("\n", " | "))
         text = _SECRET.sub("[key removed]", f"{record.name}: {said}{_traceback(self, record)}")
         if self._journal:
@@ -103,6 +102,6 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if not record.exc_info or record.exc_info[1] is None:
         return ""
-    if isinstance(record.exc_info[1], FarshoreError):  # expected: the sentence says it all
+    if isinstance(record.exc_info[1], FarshoreError):  # expected: the sentence is enough
         return f" {record.exc_info[1]}"
     return "\n" + formatter.formatException(record.exc_info)

@@ -27,7 +27,7 @@ def test_a_flood_is_thinned_and_counted_and_others_pass() -> None:
     log.warning("A request from %s failed.", "host")
     log.warning("A request from %s failed.", "host")
     assert handler.stream.getvalue().splitlines()[61:] == [
-        "A request from host failed. (990 more of these were left out.)"
+        "A request from host failed. (990 more of these were omitted.)"
     ]
 
 

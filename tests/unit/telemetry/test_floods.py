@@ -18,5 +18,5 @@ def test_a_flood_is_counted() -> None:
     now = 61.0
     next_one = record(7)
     assert few.filter(next_one)
-    assert next_one.getMessage() == "bad request 7 (997 more like it were left out.)"
+    assert next_one.getMessage() == "bad request 7 (997 more like it were omitted.)"
     assert few.filter(record(8))
