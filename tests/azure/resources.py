@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import ipaddress
 import uuid
@@ -56,6 +57,8 @@ class Resources:
     """The subscription's quota in the region."""
     held: dict[str, Resource] = field(default_factory=dict)
     operations: dict[str, Operation] = field(default_factory=dict)
+    once: dict[str, Resource] = field(default_factory=dict)
+    """By path of a machine: what its osProfile held that is never shown."""
     lag: dict[str, int] = field(default_factory=dict)
     """By a part of a path: how often a new resource of it is not found yet."""
 
@@ -174,6 +177,55 @@ def put_public_address(known: Resources, path: str, body: Resource) -> None:
     body["properties"].setdefault("ipAddress", "203.0.113.7")
 
 
+_ONCE = ("customData", "adminPassword")
+"""Parts of an osProfile that are taken and never shown again."""
+
+
+def disk_from_image(known: Resources, path: str, body: Resource, before: Resource | None) -> None:
+    """The disk of a machine that starts from an image, as of when it is made: an osProfile cannot be changed."""
+    properties = body["properties"]
+    storage, profile = properties["storageProfile"], properties.get("osProfile") or {}
+    image = storage.get("imageReference") or {}
+    if not image.get("id") and not all(image.get(part) for part in ("publisher", "offer", "sku", "version")):
+        raise Fault(400, "InvalidParameter", "imageReference")
+    linux = profile.get("linuxConfiguration") or {}
+    keys = [one["keyData"].split()[0] for one in (linux.get("ssh") or {}).get("publicKeys", [])]
+    if not profile.get("adminUsername") or not profile.get("computerName"):
+        raise Fault(400, "InvalidParameter", "osProfile")
+    if not profile.get("adminPassword") and not (linux.get("disablePasswordAuthentication") and keys):
+        raise Fault(400, "InvalidParameter", "A Linux machine has a key or a password.")
+    if set(keys) - {"ssh-rsa", "ssh-ed25519"}:
+        raise Fault(400, "InvalidParameter", "keyData")
+    try:
+        data = base64.b64decode(profile.get("customData", ""), validate=True)
+    except ValueError as error:
+        raise Fault(400, "InvalidParameter", "Custom data must be Base64.") from error
+    if len(data) > 64 << 10:
+        raise Fault(400, "InvalidParameter", "Custom data is too long.")
+    if before is not None:
+        if any(known.once[path].get(name) != profile.get(name) for name in _ONCE):
+            raise Fault(409, "PropertyChangeNotAllowed", "Changing osProfile.customData is not allowed.")
+        body["properties"]["storageProfile"] = before["properties"]["storageProfile"]
+    else:
+        known.once[path] = {name: profile.get(name) for name in _ONCE}
+        where = f"{path.rpartition('/providers/')[0]}/providers/microsoft.compute/disks/{storage['osDisk']['name']}"
+        if where in known.held:
+            raise Fault(409, "Conflict", "There is a disk of that name.")
+        made = {"diskState": "Unattached", "diskSizeBytes": 32 << 30, "uniqueId": str(uuid.uuid4())}
+        made |= {"hyperVGeneration": "V2", "osType": "Linux", "provisioningState": "Succeeded"}
+        name, location = storage["osDisk"]["name"], body["location"]
+        known.held[where.lower()] = {
+            "id": where,
+            "name": name,
+            "location": location,
+            "type": "Microsoft.Compute/disks",
+            "properties": made,
+        }
+        storage["osDisk"]["managedDisk"]["id"] = where.lower()
+    for name in _ONCE:
+        profile.pop(name, None)
+
+
 def put_machine(known: Resources, path: str, body: Resource) -> None:
     """Virtual machines. The power is ours, not the API's: it is shown as an instance view."""
     properties = body["properties"]
@@ -186,6 +238,8 @@ def put_machine(known: Resources, path: str, body: Resource) -> None:
         raise Fault(409, "OperationNotAllowed", "It results in exceeding approved Total Regional Cores quota.")
     storage = properties["storageProfile"]
     data = storage.get("dataDisks", [])
+    if storage["osDisk"]["createOption"] == "FromImage":
+        disk_from_image(known, path, body, before)
     if len({one["lun"] for one in data}) != len(data) or len(data) > size[3]:
         raise Fault(400, "InvalidParameter", "dataDisks")
     for one in (storage["osDisk"], *data):
@@ -252,8 +306,14 @@ def delete(known: Resources, kind: str, path: str) -> Callable[[], None]:
         for name in [name for name in known.held if name.startswith(f"{path}/subnets/")]:
             del known.held[name]
         if kind == "virtualmachines":
-            for _, disk in known.of("disks"):
+            known.once.pop(path, None)
+            for where, disk in known.of("disks"):
                 if disk.get("managedBy") == path:
+                    if resource["properties"]["storageProfile"]["osDisk"].get("deleteOption") == "Delete" and (
+                        resource["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].lower() == where
+                    ):
+                        del known.held[where]
+                        continue
                     disk["properties"]["diskState"] = "Unattached"
                     del disk["managedBy"]
             for _, card in known.of("networkInterfaces"):

@@ -358,6 +358,59 @@ class Leading(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ServerSoftware:
+    """What a process server at a site installs and knows: ``package``, a requirement for pip; ``environment``, by which
+    it finds and opens the vault's store. Nothing of it is secret."""
+
+    package: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServerOrder:
+    """A process server that is to be made beside the machine of ``failover``. ``user_data``: what cloud-init carries
+    out when it first starts; it holds a one-time token. ``mark``: tells one order from another."""
+
+    failover: FailoverId
+    mark: str
+    user_data: str = field(repr=False)
+
+
+@runtime_checkable
+class Hosting(Protocol):
+    """A site that can make a process server beside a recovered machine, for as long as that is replicated from there.
+    Every method may be repeated, as those of the site."""
+
+    @property
+    def software(self) -> ServerSoftware | None:
+        """None: this one is not to have any."""
+        ...
+
+    def room(self, failover: FailoverId) -> str:
+        """The address at which the failover's machine will reach its process server: the same from the first call until
+        it is dismissed. Raises Refused where that machine's network leads nowhere, NotFound where it was not
+        created."""
+        ...
+
+    def revive(self, failover: FailoverId) -> str:
+        """Start the server that was launched, if it does not run; the mark of its order. Empty: there is none."""
+        ...
+
+    def launch(self, order: ServerOrder) -> None:
+        """Have the server of this order, and no other of its failover, at the address of ``room``. Raises NotFound
+        without that."""
+        ...
+
+    def dismiss(self, failover: FailoverId) -> None:
+        """Leave nothing of it. Absent already is fine; ``destroy`` does the same."""
+        ...
+
+    def server_console(self, failover: FailoverId) -> str:
+        """What it said last on its console; empty: nothing is known."""
+        ...
+
+
 @runtime_checkable
 class Identified(Protocol):
     """A site that knows the hardware id that distinguishes its machine from others."""

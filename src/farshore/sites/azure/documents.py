@@ -54,18 +54,18 @@ def security_group(settings: AzureSettings, order: RecoveryOrder, *, closed: boo
     ports = sorted({str(port) for port in order.forward.values()})
     sources = [prefix for prefix in settings.reached_from.split(",") if prefix]
     if settings.public_address and ports and sources:
-        rules.append(_rule("forwarded", "Inbound", 200, "Allow", sources=sources, ports=ports))
+        rules.append(rule("forwarded", "Inbound", 200, "Allow", sources=sources, ports=ports))
     if closed:
         if order.bubble:
             rules += [
-                _rule(f"within-{way.lower()}", way, 300, "Allow", sources=["VirtualNetwork"], to="VirtualNetwork")
+                rule(f"within-{way.lower()}", way, 300, "Allow", sources=["VirtualNetwork"], to="VirtualNetwork")
                 for way in ("Inbound", "Outbound")
             ]
-        rules += [_rule(f"nothing-{way.lower()}", way, _LAST, "Deny") for way in ("Inbound", "Outbound")]
+        rules += [rule(f"nothing-{way.lower()}", way, _LAST, "Deny") for way in ("Inbound", "Outbound")]
     return {"location": settings.region, "tags": tags_of(order), "properties": {"securityRules": rules}}
 
 
-def _rule(
+def rule(
     name: str,
     way: str,
     priority: int,
@@ -75,6 +75,7 @@ def _rule(
     to: str = "*",
     ports: Sequence[str] = ("*",),
 ) -> Body:
+    """A rule of a security group."""
     properties: Body = {
         "direction": way,
         "priority": priority,

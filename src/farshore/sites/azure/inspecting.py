@@ -14,7 +14,7 @@ from farshore.sites.azure import paths
 from farshore.sites.azure.answers import explain
 from farshore.sites.azure.clients import Clients
 from farshore.sites.azure.examining import free_cores, network_of, region_of
-from farshore.sites.azure.rights import lacking
+from farshore.sites.azure.rights import lacking, needed
 from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.azure.sizes import Size
 from farshore.sites.port import Finding
@@ -92,7 +92,8 @@ def _group(clients: Clients, settings: AzureSettings) -> str:
 
 def _permissions(clients: Clients, settings: AzureSettings) -> str:
     path = f"{_scope(settings)}/providers/Microsoft.Authorization/permissions"
-    lacks = lacking(clients.ask(path, "2022-04-01").get("value", ()))
+    wanted = needed(identity=settings.process_server_identity)
+    lacks = lacking(clients.ask(path, "2022-04-01").get("value", ()), wanted)
     if lacks:
         shown = ", ".join(lacks[:4]) + (f" and {len(lacks) - 4} more" if len(lacks) > 4 else "")
         raise Refused(

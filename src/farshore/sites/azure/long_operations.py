@@ -47,6 +47,15 @@ def carried_out(path: Path, purpose: str, begin: Begin) -> Any:
         path.unlink(missing_ok=True)
 
 
+def begun_for(path: Path) -> str:
+    """The purpose of an operation that Azure has taken and of which no end was seen; empty: there is none."""
+    try:
+        noted = json.loads(path.read_text())
+        return str(noted["purpose"]) if noted["token"] else ""
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _known(path: Path, purpose: str) -> str:
     try:
         noted = json.loads(path.read_text())

@@ -6,7 +6,7 @@ It describes the whole, so it may be deployed again: Azure leaves alone what is 
 
 from __future__ import annotations
 
-from farshore.sites.azure.rights import IN_REGION, NEEDED
+from farshore.sites.azure.rights import IN_REGION, needed
 from farshore.sites.azure.settings import AzureSettings
 
 _HEAD = """\
@@ -59,6 +59,23 @@ resource data 'Microsoft.Authorization/roleAssignments@2022-04-01' = {{
   }}
 }}
 """
+_SERVERS = """
+resource servers 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {{
+  name: '{identity}'
+  location: location
+}}
+"""
+_SERVERS_DATA = """
+resource serversData 'Microsoft.Authorization/roleAssignments@2022-04-01' = {{
+  name: guid(store.id, servers.id, 'data')
+  scope: store
+  properties: {{
+    principalId: servers.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '{data}')
+  }}
+}}
+"""
 _BLOB_DATA = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"
 """Azure's id of its role "Storage Blob Data Contributor"."""
 _ROLE = """
@@ -96,6 +113,10 @@ def bicep(settings: AzureSettings) -> str:
         parts.append(_NETWORK.format(network=settings.virtual_network))
     if settings.storage_account:
         parts.append(_STORE.format(account=settings.storage_account, data=_BLOB_DATA))
-    actions = "\n".join(f"          '{action}'" for action in NEEDED)
+    if settings.process_server_identity:
+        parts.append(_SERVERS.format(identity=settings.process_server_identity))
+        if settings.storage_account:
+            parts.append(_SERVERS_DATA.format(data=_BLOB_DATA))
+    actions = "\n".join(f"          '{action}'" for action in needed(identity=settings.process_server_identity))
     parts.append(_ROLE.format(actions=actions, in_region=", ".join(IN_REGION), subscription=settings.subscription))
     return "".join(parts)

@@ -14,6 +14,8 @@ from farshore.sites.port import FailoverId, RecoveryOrder
 
 FAILOVER, ORDER, MACHINE, NETWORK = "farshore-failover", "farshore-order", "farshore-machine", "farshore-network"
 """Tags: whose it is, made from which order, people's name of the machine, which test network."""
+SERVER, MARK = "farshore-process-server-of", "farshore-mark"
+"""Tags of a temporary process server: beside which failover's machine, and of which order."""
 SIZE = "azure-size"
 """A tag of a target that chooses the machine's size."""
 _MOST_TAGS = 46
@@ -47,6 +49,11 @@ def address_name(failover: FailoverId) -> str:
     return f"fs-{failover}-ip"
 
 
+def server_name(failover: FailoverId, part: str = "") -> str:
+    """Of the temporary process server beside a failover's machine, or of a part of it: nic, nsg, ip, os."""
+    return f"fs-{failover}-ps{part and f'-{part}'}"
+
+
 def network_name(order: RecoveryOrder) -> str:
     """Of the isolated network of a test: its own, or the bubble that it shares."""
     return f"fs-net-{order.bubble}" if order.bubble else f"fs-{order.failover}-net"
@@ -67,3 +74,8 @@ def tags_of(order: RecoveryOrder) -> dict[str, str]:
 def belongs(tags: Mapping[str, str] | None, failover: FailoverId) -> bool:
     """Whether a resource is the failover's."""
     return (tags or {}).get(FAILOVER) == failover
+
+
+def server_tags(failover: FailoverId) -> dict[str, str]:
+    """Of everything that is made for a temporary process server."""
+    return {SERVER: failover, MACHINE: "process server"}

@@ -128,7 +128,7 @@ class Parts:
         """The network of a test; its subnets."""
         wanted = outermost(network_of(card) for card in _cards(order))
         networks, name = self._network.virtual_networks, network_name(order)
-        found = _found(lambda: networks.get(self._group, name))
+        found = found_or_none(lambda: networks.get(self._group, name))
         known = [Network(one.properties.address_prefix) for one in found.properties.subnets or ()] if found else []
         if order.bubble:
             wanted = outermost([*known, *wanted])
@@ -141,7 +141,7 @@ class Parts:
 
     def _ensure(self, kind: Any, name: str, body: documents.Body, order: RecoveryOrder) -> str:
         """Have one of ``kind``, unless that of this very order is there; its id."""
-        found = _found(lambda: kind.get(self._group, name))
+        found = found_or_none(lambda: kind.get(self._group, name))
         settled = found is not None and plain(found.properties.provisioning_state) == "Succeeded"
         if not settled or (found.tags or {}).get(ORDER) != digest_of(order):
             found = self._finish(lambda: kind.begin_create_or_update(self._group, name, body))
@@ -153,10 +153,10 @@ class Parts:
 
     def address(self, failover: FailoverId) -> str:
         """Where the machine's first card is reached; empty where it has none."""
-        public = _found(lambda: self._network.public_ip_addresses.get(self._group, address_name(failover)))
+        public = found_or_none(lambda: self._network.public_ip_addresses.get(self._group, address_name(failover)))
         if public is not None and public.properties.ip_address:
             return str(public.properties.ip_address)
-        card = _found(lambda: self._network.network_interfaces.get(self._group, card_name(failover, 0)))
+        card = found_or_none(lambda: self._network.network_interfaces.get(self._group, card_name(failover, 0)))
         if card is None:
             return ""
         return str(card.properties.ip_configurations[0].properties.private_ip_address or "")
@@ -212,7 +212,8 @@ def _cards(order: RecoveryOrder) -> Sequence[NicDescription]:
     return order.machine.nics or (NicDescription("card0", ""),)
 
 
-def _found(get: Callable[[], Any]) -> Any:
+def found_or_none(get: Callable[[], Any]) -> Any:
+    """What ``get`` answers; None where there is no such thing. Raises AzureError."""
     try:
         return get()
     except HttpResponseError as error:

@@ -20,6 +20,14 @@ _KINDS = {
 }
 NEEDED = tuple(f"{kind}/{act}" for kind, acts in _KINDS.items() for act in acts)
 """In the resource group."""
+_IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
+
+
+def needed(*, identity: str) -> tuple[str, ...]:
+    """In the resource group; ``identity``: the managed one of temporary process servers, if they have one."""
+    return (*NEEDED, f"{_IDENTITY}/read", f"{_IDENTITY}/assign/action") if identity else NEEDED
+
+
 IN_REGION = (f"{_COMPUTE}/skus/read", f"{_COMPUTE}/locations/usages/read", f"{_COMPUTE}/locations/operations/read")
 """In the subscription: they change nothing."""
 

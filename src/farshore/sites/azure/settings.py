@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 _UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 Name = Annotated[str, Field(max_length=90, pattern=r"^[\w.()-]+$")]
 OptionalName = Annotated[str, Field(max_length=90, pattern=r"^[\w.()-]*$")]
+_IMAGE = r"^([\w.-]+:[\w.-]+:[\w.-]+:[\w.-]+|/subscriptions/[\w./()-]+)$"
 Https = Annotated[str, Field(max_length=200, pattern=r"^https://[\w.:-]+$")]
 
 
@@ -21,7 +22,13 @@ class AzureSettings(BaseModel):
     ``virtual_network``: the network, in the resource group, whose subnets cards are on by name. ``size``: of every
     machine; empty: the smallest that fits each. ``sku``: of its disks. ``public_address``: machines get one, at which
     ``reached_from`` (prefixes, with commas) may connect to forwarded ports. ``resource_manager``, ``login`` and
-    ``authority_file`` are those of other clouds than the public one."""
+    ``authority_file`` are those of other clouds than the public one.
+
+    ``process_server``: recovered machines that are replicated from here send to a ``temporary`` process server beside
+    them, or to their ``own``. The others say what the temporary one is: ``…_image`` PUBLISHER:OFFER:SKU:VERSION or the
+    id of an image, ``…_size`` empty: the smallest that does, ``…_package`` what pip installs there (empty: this
+    release), ``…_identity`` the managed identity in the resource group with which it opens the vault's store,
+    ``…_public`` whether it gets a public address, from which it reaches the Internet."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
@@ -39,6 +46,12 @@ class AzureSettings(BaseModel):
     availability_set: OptionalName = ""
     public_address: bool = False
     reached_from: Annotated[str, Field(max_length=1000, pattern=r"^[0-9a-fA-F.:/,]*$")] = ""
+    process_server: Literal["temporary", "own"] = "temporary"
+    process_server_image: Annotated[str, Field(max_length=400, pattern=_IMAGE)] = "Debian:debian-12:12-gen2:latest"
+    process_server_size: OptionalName = ""
+    process_server_package: Annotated[str, Field(max_length=500, pattern=r"^[ -~]*$")] = ""
+    process_server_identity: OptionalName = ""
+    process_server_public: bool = False
     resource_manager: Https = "https://management.azure.com"
     login: Https = "https://login.microsoftonline.com"
     authority_file: Annotated[str, Field(max_length=400)] = ""

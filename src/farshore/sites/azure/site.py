@@ -30,8 +30,9 @@ from farshore.sites.azure.examining import examine
 from farshore.sites.azure.inspecting import inspect
 from farshore.sites.azure.long_operations import carried_out
 from farshore.sites.azure.mending import bicep
-from farshore.sites.azure.names import FAILOVER, ORDER, digest_of, disk_name, machine_name
+from farshore.sites.azure.names import FAILOVER, ORDER, digest_of, disk_name, machine_name, server_name
 from farshore.sites.azure.parts import Parts
+from farshore.sites.azure.process_server import TemporaryServers
 from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.azure.sizes import Size, choose, sizes_in
 from farshore.sites.azure.uploads import Uploads
@@ -47,6 +48,8 @@ from farshore.sites.port import (
     Reception,
     RecoveredMachine,
     RecoveryOrder,
+    ServerOrder,
+    ServerSoftware,
     UploadedDisk,
     Way,
 )
@@ -80,6 +83,7 @@ class AzureSite:
         self._parts = Parts(self._clients, settings)
         self._uploads = Uploads(self._clients, settings)
         self._diagnostics = Diagnostics(self._machines, self._group)
+        self._servers = TemporaryServers(self._clients, settings, self._parts, self._settle)
 
     def check(self, order: RecoveryOrder) -> None:
         if not order.disks:
@@ -195,6 +199,7 @@ class AzureSite:
         home = self._home(failover)
         # Without its lock where there is no room for one: nothing else can be begun there either.
         with self._alone(failover, make=False):
+            self._servers.dismiss(failover)
             self._delete(failover)
             self._parts.remove(failover)
             while home.exists():
@@ -212,7 +217,7 @@ class AzureSite:
             for one in self._machines.list(self._group):
                 if FAILOVER in (one.tags or {}):
                     found.add(str(one.tags[FAILOVER]))
-            found |= self._parts.present()
+            found |= self._parts.present() | self._servers.present()
         return tuple(FailoverId(name) for name in sorted(found))
 
     def answers(self, failover: FailoverId, port: int) -> bool:
@@ -278,6 +283,48 @@ class AzureSite:
         with explained_by_azure():
             self._uploads.discard(failover)
 
+    # --- Hosting
+
+    @property
+    def software(self) -> ServerSoftware | None:
+        """See Hosting."""
+        return self._servers.software
+
+    def room(self, failover: FailoverId) -> str:
+        """See Hosting."""
+        order = self.order(failover)
+        with self._alone(failover, make=True):
+            return self._servers.room(order)
+
+    def revive(self, failover: FailoverId) -> str:
+        """See Hosting."""
+        with self._alone(failover, make=True):
+            return self._servers.revive(failover, self._server_note(failover))
+
+    def launch(self, order: ServerOrder) -> None:
+        """See Hosting."""
+        with self._alone(order.failover, make=True):
+            self._servers.launch(order, self._sizes, self._server_note(order.failover))
+
+    def dismiss(self, failover: FailoverId) -> None:
+        """See Hosting."""
+        with self._alone(failover, make=False):
+            self._servers.dismiss(failover)
+            self._server_note(failover).unlink(missing_ok=True)
+
+    def server_console(self, failover: FailoverId) -> str:
+        """See Hosting."""
+        path = self._home(failover) / "server-console.log"
+        with explained(self._home(failover)), explained_by_azure():
+            if self._find_named(server_name(failover)) is None:
+                return ""
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._diagnostics.fetch_console(server_name(failover), path)
+            return path.read_text(errors="replace") if path.exists() else ""
+
+    def _server_note(self, failover: FailoverId) -> Path:
+        return self._home(failover) / "server-operation.json"
+
     # ---
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
@@ -291,19 +338,25 @@ class AzureSite:
             return False
 
     def _find(self, failover: FailoverId) -> Any:
-        """The machine as Azure has it, with its instance view; None if there is none."""
+        """The recovered machine as Azure has it, with its instance view; None if there is none."""
+        return self._find_named(machine_name(failover))
+
+    def _find_named(self, name: str) -> Any:
         try:
-            return self._machines.get(self._group, machine_name(failover), expand="instanceView")
+            return self._machines.get(self._group, name, expand="instanceView")
         except HttpResponseError as error:
             if is_absent(error):
                 return None
             raise
 
     def _settled(self, failover: FailoverId) -> Any:
-        """The same, once nothing is under way with it. Raises TryLater."""
+        return self._settle(machine_name(failover))
+
+    def _settle(self, name: str) -> Any:
+        """A machine as Azure has it, once nothing is under way with it; None if there is none. Raises TryLater."""
         give_up = time.monotonic() + _SETTLE_SECONDS
         while True:
-            found = self._find(failover)
+            found = self._find_named(name)
             if found is None or plain(found.properties.provisioning_state) not in _UNDER_WAY:
                 return found
             if time.monotonic() > give_up:

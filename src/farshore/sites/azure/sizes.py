@@ -99,3 +99,24 @@ def choose(sizes: Iterable[Size], order: RecoveryOrder, chosen: str, *, premium:
             remedy="Give its target fewer processors or less memory, or choose another region.",
         )
     return min(fitting, key=lambda size: (size.cores, size.memory, len(size.name), size.name))
+
+
+def smallest(sizes: Iterable[Size], chosen: str, *, cores: int, memory: int, premium: bool) -> Size:
+    """The size ``chosen``, else the smallest with so many cores and bytes of memory. Raises Refused."""
+    every = list(sizes)
+    if chosen:
+        found = next((size for size in every if size.name.lower() == chosen.lower()), None)
+        if found is None:
+            raise Refused(f"The region does not offer the size {chosen}.", remedy="See: az vm list-skus --size")
+        return found
+    fitting = [
+        size
+        for size in every
+        if size.cores >= cores and size.memory >= memory and "V2" in size.generations and (size.premium or not premium)
+    ]
+    if not fitting:
+        raise Refused(
+            f"No size that the region offers has {cores} processors and {memory >> 30} GiB of memory.",
+            remedy="Choose one: --setting process_server_size=SIZE, when the site is added.",
+        )
+    return min(fitting, key=lambda size: (size.cores, size.memory, len(size.name), size.name))
