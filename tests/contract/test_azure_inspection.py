@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.azure.double import CLIENT, REGION
+from tests.azure.double import CLIENT, GROUP, REGION, SUBSCRIPTION
 from tests.contract.azure_place import AzurePlace, azure_place
 from tests.contract.conftest import Double
 
@@ -53,7 +53,7 @@ def test_nothing_is_missing_where_all_is_there(place: AzurePlace) -> None:
     every = found(place)
     assert list(every) == [
         "identity", "subscription", "resource group", "permissions", "region", "sizes", "cores", "virtual network",
-        "storage account", "network path",
+        "process server", "storage account", "network path",
     ]  # fmt: skip
     assert not any(one.missing or one.remedy for one in every.values())
     assert every["sizes"].found == "up to 8 processors and 32 GiB (Standard_D8s_v5), V1/V2"
@@ -107,6 +107,25 @@ def test_what_is_not_there_has_its_command(
     assert one.missing
     assert said in one.found
     assert remedy in one.remedy
+
+
+def test_the_identity_of_process_servers_is_looked_for(place: AzurePlace) -> None:
+    one = found(place, process_server_identity="servers")["process server"]
+    assert one.missing
+    assert one.remedy.startswith("az identity create --name servers --resource-group recovery")
+    assert "process server" not in found(place, process_server="own")
+    known = place.served.double.known.held
+    path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.ManagedIdentity/"
+    path += "userAssignedIdentities/servers"
+    known[path.lower()] = {"id": path, "name": "servers", "location": REGION, "properties": {}}
+    try:
+        assert found(place, process_server_identity="servers")["process server"].found == "temporary, as servers"
+    finally:
+        del known[path.lower()]
+    place.served.double.actions = list(NEEDED)
+    assert not any(one.missing for one in found(place).values())
+    lacks = found(place, process_server_identity="servers")["permissions"]
+    assert "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action" in lacks.found
 
 
 def test_a_subscription_that_is_off_and_a_quota_that_is_used_up(place: AzurePlace) -> None:

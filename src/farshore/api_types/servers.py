@@ -237,6 +237,8 @@ class ProcessServer(Body):
     """Number of requests to the store by kind, since the server started."""
     requests_a_day: Dict[str, float] = {}
     """The same, converted to a day."""
+    temporary_for: str = ""
+    """The failover beside whose machine it was made; it goes with it. Empty: it stays."""
     keys_of: List[str] = []
     """Asked for one server: the machines whose keys it was ever given, by name, a deleted one by its id."""
 

@@ -307,6 +307,12 @@ def check_forgettable(row: MachineRow) -> None:
         )
 
 
+def related_to(tx: Transaction, server: str) -> list[MachineRow]:
+    """Return the machines that send to a process server, move to it, or are to be there."""
+    columns = (MachineRow.process_server, MachineRow.moving_to, MachineRow.chosen_server)
+    return list(tx.scalars(select(MachineRow).where(or_(*(column == server for column in columns)))))
+
+
 def count_by_server(tx: Transaction) -> dict[str, int]:
     """Return how many machines send to each process server."""
     counted = select(MachineRow.process_server, func.count()).group_by(MachineRow.process_server)

@@ -108,6 +108,8 @@ class ProcessServerRow(Base):
     bandwidth: Mapped[list[Any]] = mapped_column(default=list)
     """Texts of farshore.model.bandwidth, for all that it stores."""
     time_zone: Mapped[str] = mapped_column(String(64), default="UTC")
+    temporary: Mapped[JsonObject] = mapped_column(default=dict)
+    """As farshore.protection.temporary_servers has it; empty: it stays."""
     overstepped: Mapped[int] = mapped_column(default=0)
     """When it last reported about a machine that it does not serve,"""
     overstepped_with: Mapped[str] = mapped_column(default="")

@@ -227,6 +227,7 @@ def _print(found: ProcessServer) -> None:
             ("Address", found.url),
             ("Version", found.version),
             ("State", _standing(found)),
+            ("Temporary", f"for failover {found.temporary_for}" if found.temporary_for else ""),
             ("Seen", ago(found.last_seen)),
             ("Spool", f"{size(found.spool_bytes)} of {size(found.spool_limit)}"),
             ("Spool error", found.spool_trouble),

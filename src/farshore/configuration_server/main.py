@@ -62,7 +62,7 @@ from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
 from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all
 from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
-from farshore.recovery.context import RecoveryContext
+from farshore.recovery.context import EnrolmentDoor, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.leading_out import LeadingOut
 from farshore.recovery.readiness import ReadinessWatch
@@ -145,6 +145,7 @@ def serve(settings: Settings) -> None:
         upload=upload_by(served),
         sleep=time.sleep,
         endpoints=lambda server: agents_servers(settings, catalog, server),
+        enrolment=lambda: EnrolmentDoor(settings.base_url, issuer.authority.fingerprint, settings.names),
         source_servers=OpenSourceServers(catalog, sealer),
     )
     release_key = installation.release_key(settings)

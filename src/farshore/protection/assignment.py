@@ -44,12 +44,13 @@ def preferred(
     machine: MachineRow | PlacedMachine, servers: Sequence[ProcessServerRow], machines: Mapping[str, int]
 ) -> ProcessServerRow | None:
     """Return, of ``servers``, the one that the operator chose, else the one with the fewest machines, or None if the
-    list is empty."""
+    list is empty. One that was made for a single machine takes no other."""
     for server in servers:
         if server.id == machine.chosen_server:
             return server
+    lasting = [server for server in servers if not server.temporary]
     return min(
-        servers, key=lambda server: (bool(server.store_trouble), machines.get(server.id, 0), server.id), default=None
+        lasting, key=lambda server: (bool(server.store_trouble), machines.get(server.id, 0), server.id), default=None
     )
 
 

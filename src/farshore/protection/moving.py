@@ -90,7 +90,7 @@ def carry_out(tx: Transaction, move: Move, now: int) -> None:
         return
     target = process_servers.get(tx, move.target)
     if move.at_once:
-        _arrive(tx, machine, target, move.reason, now)
+        send_to(tx, machine, target, move.reason, now)
         return
     machine.moving_to = target.id
     _tell(tx, machine, "machine.moving", f"{machine.name} moves to process server {target.name}: {move.reason}.", now)
@@ -107,13 +107,24 @@ def check_assigned(tx: Transaction, machine: str, server: str) -> None:
         )
 
 
+def send_to(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reason: str, now: int) -> None:
+    """Have the machine's stream go there from now on, without a hand-over."""
+    machine.process_server, machine.moving_to, machine.stream_trouble = target.id, "", ""
+    newest = epochs.newest(tx, machine.id)
+    if newest is not None and not newest.closed:
+        newest.served_before = sorted({*newest.served_before, newest.process_server} - {target.id})
+        newest.process_server, newest.reported = target.id, 0  # the new one has said nothing of it yet
+    message = f"{machine.name} sends to process server {target.name} now: {reason}."
+    _tell(tx, machine, "machine.moved", message, now, Severity.WARNING if "report" in reason else Severity.INFORMATION)
+
+
 def is_released(tx: Transaction, server: ProcessServerRow, stream: StreamName, now: int) -> None:
     """Let a machine continue at its new process server if the old one has released and stored its stream."""
     found = tx.get(MachineRow, stream.machine)
     if found is None or found.process_server != server.id or not found.moving_to or found.epoch != stream.epoch:
         return
     target = process_servers.get(tx, found.moving_to)
-    _arrive(tx, found, target, f"process server {server.name} has stored everything and hands it over", now)
+    send_to(tx, found, target, f"process server {server.name} has stored everything and hands it over", now)
 
 
 def to_release(
@@ -147,16 +158,6 @@ def _reason(
     if chosen is not None and chosen.id != here.id and chosen.id not in dead and takes_machines(chosen, now):
         return f"process server {chosen.name} was chosen for it"
     return ""
-
-
-def _arrive(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reason: str, now: int) -> None:
-    machine.process_server, machine.moving_to, machine.stream_trouble = target.id, "", ""
-    newest = epochs.newest(tx, machine.id)
-    if newest is not None and not newest.closed:
-        newest.served_before = sorted({*newest.served_before, newest.process_server} - {target.id})
-        newest.process_server, newest.reported = target.id, 0  # the new server has not reported it yet
-    message = f"{machine.name} sends to process server {target.name} now: {reason}."
-    _tell(tx, machine, "machine.moved", message, now, Severity.WARNING if "report" in reason else Severity.INFORMATION)
 
 
 def _tell(

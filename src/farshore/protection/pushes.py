@@ -102,7 +102,11 @@ def stand_in(
     """Return who logs in to a machine that the configuration server does not reach: ``chosen``, the machine's own
     process server, if it is well; for a machine that has none, the only one on a host of its own. Where that names
     nobody: None, and the names to choose from."""
-    apart = [server for server in servers if server.host_names and server.registered and is_healthy(server, now)]
+    apart = [
+        server
+        for server in servers
+        if server.host_names and server.registered and not server.temporary and is_healthy(server, now)
+    ]
     of_it = [server for server in apart if server.id == chosen]
     found = of_it if chosen else apart
     return (found[0], []) if len(found) == 1 else (None, [server.name for server in apart])

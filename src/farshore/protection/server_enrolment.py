@@ -44,11 +44,16 @@ def invite(
         )
     row = ProcessServerRow(id=new_id(), name=request.name or host, url=request.url, host_names=[host])
     process_servers.invite(tx, row)
-    opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, process_server=row.id)
-    token = issue(tx, opens, creator, now, request.valid_seconds)
+    token = token_for(tx, row, creator, now, request.valid_seconds)
     message = f"Process server {row.name} was invited; agents will reach it at {row.url}."
     _tell(tx, row, "process-server.invited", creator, message, now, made(fields_of(row, ("name", "url"))))
     return row, token
+
+
+def token_for(tx: Transaction, row: ProcessServerRow, creator: str, now: int, valid_seconds: int) -> NewToken:
+    """Return a token with which the server of this row may enrol."""
+    opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, process_server=row.id)
+    return issue(tx, opens, creator, now, valid_seconds)
 
 
 def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) -> None:
@@ -140,9 +145,7 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
             f"The spool of {row.name} holds {row.spool_bytes >> 10} KiB that are not in the vault.",
             remedy="Wait until it is drained. If the server is lost, repeat the command with --force.",
         )
-    users.revoke_certificates(tx, KIND, row.id, now)
-    tokens.drop_of_server(tx, row.id)
-    _end_pushes(tx, row)
+    withdraw(tx, row, now)
     details = gone(fields_of(row, _TOLD))
     process_servers.delete(tx, row)
     _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now, details)
@@ -151,12 +154,17 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
 def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None:
     """Revoke a process server: it receives no machines, and the watch moves its machines elsewhere in its next round.
     Data that only its spool held is missing, as after its death."""
-    users.revoke_certificates(tx, KIND, row.id, now)
-    tokens.drop_of_server(tx, row.id)
-    _end_pushes(tx, row)
+    withdraw(tx, row, now)
     details = changed({"draining": row.draining}, {"draining": True})
     row.draining, row.last_seen = True, 0
     _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now, details)
+
+
+def withdraw(tx: Transaction, row: ProcessServerRow, now: int) -> None:
+    """Let nothing that it has, or was given, open anything any more."""
+    users.revoke_certificates(tx, KIND, row.id, now)
+    tokens.drop_of_server(tx, row.id)
+    _end_pushes(tx, row)
 
 
 def _end_pushes(tx: Transaction, server: ProcessServerRow) -> None:

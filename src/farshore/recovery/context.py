@@ -23,6 +23,17 @@ from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
+
+@dataclass(frozen=True)
+class EnrolmentDoor:
+    """Where a process server that recovery makes enrols: the configuration server's URL, its authority's fingerprint,
+    and its names."""
+
+    url: str = ""
+    fingerprint: str = ""
+    names: Sequence[str] = ()
+
+
 Endpoints = Mapping[tuple[str, int], tuple[str, int]]
 Prepare = Callable[[Sequence[tuple[DiskNumber, Disk]], Wish, Watch], Report]
 """Prepares the guest on these disks. Raises Refused with the reason if that is impossible."""
@@ -50,6 +61,8 @@ class Patience:
     hold: int = 60
     """The longest time for which a machine that goes home is held, from the request to its agent; 0: it is shut
     down."""
+    server: float = 1800.0
+    """For a temporary process server to come up, install itself and enrol."""
     settle: float = 2.0
     """How long a machine without forwarded ports must run before it counts as started."""
     hung: float = 10.0
@@ -80,6 +93,7 @@ class RecoveryContext:
     endpoints: Callable[[str], Endpoints] = lambda _process_server: {}
     """The servers that an agent needs if its stream goes to this process server (an id): names and ports as the agent
     knows them, and the addresses at which this host reaches them."""
+    enrolment: Callable[[], EnrolmentDoor] = EnrolmentDoor
     source_servers: SourceServers = no_servers
     """Opens the VMware servers of sources."""
 

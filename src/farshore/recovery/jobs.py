@@ -39,6 +39,7 @@ from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop
 from farshore.recovery.steps.go_home import follow_home, hold, look_at_home, stop_for_home
 from farshore.recovery.steps.migrate import await_agent_off, end_protection
 from farshore.recovery.steps.prepare import prepare
+from farshore.recovery.steps.process_server import await_server, cancel_server, make_server, undo_server
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.reprotect import await_stream, grant_stream
 from farshore.recovery.steps.send import send
@@ -85,6 +86,8 @@ REMOVE = "remove everything"
 STOP = "stop the machine"
 COMMIT = "commit"
 FORGET = "forget it"
+MAKE_SERVER = "make its process server"
+AWAIT_SERVER = "await its process server"
 GRANT = "grant it the stream"
 AWAIT_STREAM = "await its agent"
 END_PROTECTION = "end its protection"
@@ -217,7 +220,13 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     @DBOS.workflow(name=ACTIONS[FailoverAction.REPROTECT])
     def reprotect(request: Request) -> Result:
         failover = str(request["failover"])
-        granted = run_step(GRANT, USUAL, grant_stream, context, failover)
+        try:
+            if run_step(MAKE_SERVER, USUAL, make_server, context, failover):
+                run_step(AWAIT_SERVER, USUAL, await_server, context, failover)
+            granted = run_step(GRANT, USUAL, grant_stream, context, failover)
+        except (FarshoreError, OSError):
+            run_step(UNDO, STUBBORN, undo_server, context, failover)
+            raise
         return run_step(AWAIT_STREAM, USUAL, await_stream, context, failover, granted)
 
     @DBOS.workflow(name=ACTIONS[FailoverAction.STOP])
@@ -261,6 +270,13 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         start_earlier(context, failover)
         note_failed(context, failover, "The server was upgraded while this job was running.", FailoverState.FAILED)
 
+    def cancel_making(request: Request) -> None:
+        cancel_server(context, str(request["failover"]))
+
+    def stop_making(_job: str, request: Request) -> None:
+        undo_server(context, str(request["failover"]))
+
+    reprotecting = (MAKE_SERVER, AWAIT_SERVER, GRANT, AWAIT_STREAM)
     coming_up = (START, AWAIT, CONCLUDE, VERIFY)
     before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, PREPARE, SEND, STOP_EARLIER)
     real = JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped)
@@ -274,7 +290,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         site_found_job(context),
         JobDefinition(ACTIONS[FailoverAction.CLEAN_UP], clean_up, (CHECK, REMOVE, NOTE), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.COMMIT], commit_failover, (COMMIT, HYDRATE), _to_its_end),
-        JobDefinition(ACTIONS[FailoverAction.REPROTECT], reprotect, (GRANT, AWAIT_STREAM), _to_its_end),
+        JobDefinition(ACTIONS[FailoverAction.REPROTECT], reprotect, reprotecting, cancel_making, stop_making),
         JobDefinition(ACTIONS[FailoverAction.STOP], stop_failover, (CHECK, STOP), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.START], start_failover, (CHECK, START), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.DELETE], delete_failover, (CHECK, REMOVE, FORGET), _to_its_end),

@@ -277,6 +277,7 @@ def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessSer
         time_zone=row.time_zone,
         rate=rate_at(rates(row.bandwidth, row.time_zone, now), now),
         requests=row.requests,
+        temporary_for=(row.temporary or {}).get("failover", ""),
         requests_a_day=a_day(row.requests, row.requests_seconds),
     )
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 APPLICATION = "farshore"
 ALONE = "configuration-server"
 """The executor's id of all servers of releases in which servers had no ids of their own."""
-GENERATION = "5"
+GENERATION = "6"
 """Increase it if a job's order of steps changes: unfinished jobs of an older generation are then stopped."""
 
 

@@ -11,6 +11,7 @@ from farshore.catalog import failovers
 from farshore.model.states import UP, FailoverState
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import note_stopping, replaced, rows, site_of, tell
+from farshore.recovery.steps.process_server import dismiss_server
 from farshore.recovery.steps.start import position_of, start_if_wanted
 from farshore.sites.lost import LostSite
 
@@ -55,6 +56,7 @@ def remove_earlier(context: RecoveryContext, failover: str) -> list[str]:
     earlier = list(_replaced(context, failover))
     for one in earlier:
         site = site_of(context, one)
+        dismiss_server(context, one, site)
         site.destroy(failover_id(one))
         context.delivery(site).rest(context.files(one).folder)
     return earlier

@@ -13,7 +13,11 @@ import socket
 from dataclasses import dataclass, field
 
 from farshore.catalog import machines, process_servers
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow
 from farshore.model.errors import FarshoreError, NotFound, Refused
+from farshore.protection import temporary_servers
+from farshore.protection.assignment import is_healthy
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import replaced, rows
 from farshore.sites.port import Condition
@@ -40,16 +44,34 @@ def check_path(context: RecoveryContext, failover: str) -> None:
     found = _Found()
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
-        name, subject, server = machine.name, machine.id, machine.process_server or ""
+        name, subject, server = machine.name, machine.id, _server_at_home(context, tx, machine, found)
         earlier = {port for one in replaced(row) for port in rows(tx, one)[0].forward}  # they will be free by then
         ports = sorted(int(port) for port in row.forward if port not in earlier)
     _check_vault(context, subject, found)
     if _runs_away(context, failover):
         _check_last_write(context, subject, found)
+        _check_agent(context, subject, found)
     _check_endpoints(context, server, found)
     _check_ports(ports, found)
     if found.troubles:
         raise Refused(f"The failback path of {name} is blocked: {'; '.join(found.troubles)}.", remedy=found.remedy)
+
+
+def _server_at_home(context: RecoveryContext, tx: Transaction, machine: MachineRow, found: _Found) -> str:
+    """The process server that it will send to (its id): a temporary one stays behind."""
+    now = process_servers.find(tx, machine.process_server or "")
+    if now is None or not now.temporary:
+        return machine.process_server or ""
+    after = temporary_servers.successor(tx, now, context.clock.now())
+    if after is None:
+        found.add("no process server is there for it at home", "Add one: farshore process-server add URL")
+        return ""
+    if not is_healthy(after, context.clock.now()):
+        found.add(
+            f"process server {after.name}, to which it will send at home, does not report, or is full",
+            f"See what holds it up: farshore process-server show {after.name}",
+        )
+    return after.id
 
 
 def _runs_away(context: RecoveryContext, failover: str) -> bool:
@@ -85,6 +107,20 @@ def _check_last_write(context: RecoveryContext, machine: str, found: _Found) -> 
         )
     for one in filter(None, (store_trouble, trouble)):
         found.add(f"its process server {name} cannot store ({one})", f"See: farshore process-server show {name}")
+
+
+def _check_agent(context: RecoveryContext, machine: str, found: _Found) -> None:
+    """Its agent is to hold it still: one that does not reach this server cannot be asked."""
+    with context.catalog.reading() as tx:
+        row = machines.get(tx, machine)
+        seen, site = row.last_seen, row.site
+    silent = (context.clock.now() - seen) / _SECOND
+    if seen and silent > context.patience.silent_agent:
+        found.add(
+            f"its agent at {site} has been silent for {silent:.0f} s: what it wrote since may not be in the vault",
+            "See that it reaches this server from there (VPN, firewall). If it cannot: farshore failover stop, "
+            "then repeat; what it wrote since is lost.",
+        )
 
 
 def _check_endpoints(context: RecoveryContext, server: str, found: _Found) -> None:

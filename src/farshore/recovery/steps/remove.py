@@ -15,6 +15,7 @@ from farshore.recovery.diagnosis import Diagnosis, diagnose
 from farshore.recovery.evidence import add_evidence, drop_screen, keep_screen
 from farshore.recovery.sources import let_go
 from farshore.recovery.standing import give_machine_back, noted_source, rows, site_of, source_end, tell
+from farshore.recovery.steps.process_server import dismiss_server
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
@@ -23,6 +24,7 @@ def remove(context: RecoveryContext, failover: str) -> None:
     # The screenshot from the end of the checks is more useful than one of a machine that is being shut down.
     keep_screen(context, failover, site, anew=False)
     consoles.keep(context, failover, site)
+    dismiss_server(context, failover, site)
     site.destroy(failover_id(failover))
     folder = context.files(failover).folder
     context.delivery(site).withdraw(folder)

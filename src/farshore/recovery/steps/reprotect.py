@@ -1,11 +1,13 @@
 """Replicate a committed machine from where it runs now: its agent there is granted the stream.
 
-The new line begins at the position that its failover chose (``MachineRow.line_epoch``). Nothing at the site changes, so
-there is nothing to undo: an agent that does not connect is awaited for a while, and gets the stream whenever it does
-connect.
+The new line begins at the position that its failover chose (``MachineRow.line_epoch``). Apart from a temporary process
+server (steps/process_server.py) nothing changes at the site, so there is nothing to undo here: an agent that does not
+connect is awaited for a while, and gets the stream whenever it does connect.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from farshore.catalog import epochs, failovers, machines, policies
 from farshore.catalog.database import Transaction
@@ -14,6 +16,7 @@ from farshore.durable.jobs import Result
 from farshore.durable.progress import end_progress, report_progress
 from farshore.model.errors import Refused, WrongState
 from farshore.model.states import FailoverAction, MachineState
+from farshore.protection import temporary_servers
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import hardware_id, rows, site_of, tell
 from farshore.recovery.steps.clearance import check_action
@@ -25,30 +28,27 @@ _GRANTED = frozenset({MachineState.RESYNC, MachineState.PROTECTED})
 def grant_stream(context: RecoveryContext, failover: str) -> int:
     """Return the newest epoch before. Raises WrongState if the machine no longer belongs to the failover, or does not
     run."""
-    site = site_of(context, failover)
-    condition = site.status(failover_id(failover)).condition
-    owner = hardware_id(site, failover)
+    seen = _look(context, failover)
     with context.catalog.writing() as tx:
-        check_action(tx, failover, FailoverAction.REPROTECT)
-        row, machine = rows(tx, failover)
-        if failovers.migrates(row):
-            raise WrongState(
-                f"{machine.name} was migrated to {row.site}: its agent was removed there.",
-                remedy="To protect it there, add it as a new machine: farshore machine add",
-            )
-        _check_place(row, machine, owner)
+        row, machine = _check(tx, failover, seen)
+        server = temporary_servers.of_failover(tx, failover)
+        if server is not None:
+            temporary_servers.turn_to(tx, server, machine, context.clock.now())
         if MachineState(machine.state) in _GRANTED:
             return machine.line_after
-        if condition is not Condition.RUNNING:
-            raise WrongState(
-                f"The recovered machine of {machine.name} does not run: it is {condition.value}.",
-                remedy=f"Start it: farshore failover start {failover}",
-            )
+        owner = seen.owner
         machines.set_state(machine, MachineState.RESYNC)
         machine.owner, machine.protect = owner, True
         policies.turn_away(tx, machine)
         tell(context, tx, row, "failover.reprotected", f"{machine.name} will be replicated from {row.site}.")
         return machine.line_after
+
+
+def check_reprotectable(context: RecoveryContext, failover: str) -> None:
+    """Raise what ``grant_stream`` raises where it would now. Changes nothing."""
+    seen = _look(context, failover)
+    with context.catalog.reading() as tx:
+        _check(tx, failover, seen)
 
 
 def await_stream(context: RecoveryContext, failover: str, before: int) -> Result:
@@ -74,6 +74,36 @@ def await_stream(context: RecoveryContext, failover: str, before: int) -> Result
             )
         report_progress(min(0.95, waited / context.patience.stream), f"the agent at {site} is awaited")
         context.sleep(context.patience.poll)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The machine as its site has it; ``owner``: its hardware id."""
+
+    condition: Condition
+    owner: str
+
+
+def _look(context: RecoveryContext, failover: str) -> _Seen:
+    site = site_of(context, failover)
+    return _Seen(site.status(failover_id(failover)).condition, hardware_id(site, failover))
+
+
+def _check(tx: Transaction, failover: str, seen: _Seen) -> tuple[FailoverRow, MachineRow]:
+    check_action(tx, failover, FailoverAction.REPROTECT)
+    row, machine = rows(tx, failover)
+    if failovers.migrates(row):
+        raise WrongState(
+            f"{machine.name} was migrated to {row.site}: its agent was removed there.",
+            remedy="To protect it there, add it as a new machine: farshore machine add",
+        )
+    _check_place(row, machine, seen.owner)
+    if MachineState(machine.state) not in _GRANTED and seen.condition is not Condition.RUNNING:
+        raise WrongState(
+            f"The recovered machine of {machine.name} does not run: it is {seen.condition.value}.",
+            remedy=f"Start it: farshore failover start {failover}",
+        )
+    return row, machine
 
 
 def _check_place(row: FailoverRow, machine: MachineRow, owner: str) -> None:

@@ -35,6 +35,8 @@ def inspect(
     yield _found("sizes", lambda: _sizes(settings, sizes()))
     yield _found("cores", lambda: free_cores(clients, settings))
     yield _found("virtual network", lambda: network_of(clients, settings))
+    if settings.process_server == "temporary":
+        yield _found("process server", lambda: _process_server(clients, settings))
     if not settings.storage_account:
         yield Finding("storage account", "not named: its retention and the path to it are not looked at", "")
         return
@@ -102,6 +104,23 @@ def _permissions(clients: Clients, settings: AzureSettings) -> str:
             + ", or the role of the Bicep file, which has no more than is needed",
         )
     return "all that is needed"
+
+
+def _process_server(clients: Clients, settings: AzureSettings) -> str:
+    """The identity of temporary process servers."""
+    name, group = settings.process_server_identity, settings.resource_group
+    if not name:
+        return "temporary, without an identity: its image must bring what opens the vault's store"
+    try:
+        path = f"{_scope(settings)}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+        clients.ask(path, "2023-01-31")
+    except NotFound as error:
+        raise Refused(
+            f"There is no managed identity {name} in {group}.",
+            remedy=f"az identity create --name {name} --resource-group {group}, and give it the role Storage Blob Data "
+            "Contributor on the vault's account",
+        ) from error
+    return f"temporary, as {name}"
 
 
 def _sizes(settings: AzureSettings, sizes: Iterable[Size]) -> str:
