@@ -29,6 +29,7 @@ from farshore.recovery.steps.process_server import (
     undo_server,
 )
 from farshore.recovery.steps.reprotect import grant_stream
+from farshore.sites.lost import LostSite
 from farshore.sites.port import Condition, FailoverId, Hosting, ServerOrder, ServerSoftware
 
 TEMPORARY = f"cloud-{FAILOVER[:8]}"
@@ -271,3 +272,14 @@ def test_the_way_home_asks_for_the_server_that_is_there(away: Away) -> None:
     ):
         assert words in raised.value.message
     assert asked == [SERVER], "the temporary one stays behind"
+
+
+def test_of_a_lost_site_its_row_goes_and_nobody_is_asked(away: Away) -> None:
+    away.used()
+    away.reports(spool_bytes=5)
+    lost = LostSite("cloud", away.cloud.delivery, lambda _: None, lambda: away.cloud)
+    began = away.time.passed
+    dismiss_server(away.context, FAILOVER, lost)
+    assert (away.server(), away.sends_to()) == (None, (SERVER, ""))
+    assert away.time.passed == began, "nothing is awaited of it"
+    assert away.cloud.launched, "it is removed once the site is back"

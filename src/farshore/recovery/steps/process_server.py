@@ -19,6 +19,7 @@ from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.first_boot import PORT, Invitation, user_data
 from farshore.recovery.standing import cancelled, rows, site_of, tell
 from farshore.recovery.steps.reprotect import check_reprotectable
+from farshore.sites.lost import LostSite
 from farshore.sites.port import Hosting, RecoverySite, ServerOrder
 
 _LOOK_SECONDS = 5.0
@@ -80,11 +81,12 @@ def dismiss_server(context: RecoveryContext, failover: str, site: RecoverySite) 
     on."""
     with context.catalog.writing() as tx:
         server = temporary_servers.of_failover(tx, failover)
-        if server is None or not isinstance(site, Hosting):
+        if server is None or not isinstance(site, Hosting | LostSite):
             return
         temporary_servers.turn_away(tx, server, context.clock.now())
-    _await_stored(context, failover)
-    site.dismiss(failover_id(failover))
+    if isinstance(site, Hosting):  # of a lost site, what is there is removed with the machine once it is back
+        _await_stored(context, failover)
+        site.dismiss(failover_id(failover))
     with context.catalog.writing() as tx:
         server = temporary_servers.of_failover(tx, failover)
         if server is not None:

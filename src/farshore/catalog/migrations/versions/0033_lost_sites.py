@@ -13,9 +13,8 @@ depends_on = None
 
 def upgrade() -> None:
     """One step up."""
-    with op.batch_alter_table("sites", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("lost", sa.BigInteger(), nullable=False, server_default="0"))
-        batch_op.add_column(sa.Column("left", sa.JSON(), nullable=False, server_default="[]"))
+    op.add_column("sites", sa.Column("lost", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("sites", sa.Column("left", sa.JSON(), nullable=False, server_default="[]"))
 
 
 def downgrade() -> None:
