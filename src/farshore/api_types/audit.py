@@ -1,4 +1,4 @@
-"""The audit log as it is listed and exported, and how its chain of hashes is computed."""
+"""The audit log as it is listed and exported, and the computation of its chain of hashes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Dict, Mapping
 from farshore.api_types.body import Body, Moment
 
 FIRST = "0" * 64
-"""What stands in place of a previous digest at the first entry."""
+"""The previous digest of the first entry."""
 FIELDS = ("id", "time", "kind", "actor", "source", "subject", "message", "detail")
 
 

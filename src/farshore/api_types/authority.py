@@ -9,7 +9,7 @@ from farshore.api_types.body import Body
 
 
 class Phase(enum.Enum):
-    """Where a replacement stands."""
+    """The phase of a replacement."""
 
     SETTLED = "settled"
     """One authority signs and is trusted."""
@@ -20,8 +20,8 @@ class Phase(enum.Enum):
 
 
 class Replacement(Body):
-    """``trusted``: SHA-256 fingerprints, the one that signs first. ``waiting``: who has not yet shown a certificate
-    that came with these authorities, since the configuration server was started."""
+    """``trusted``: SHA-256 fingerprints, the signing one first. ``waiting``: who has not yet shown a certificate that
+    came with these authorities, since the configuration server was started."""
 
     phase: Phase
     trusted: List[str]

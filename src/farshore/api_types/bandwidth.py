@@ -1,4 +1,4 @@
-"""Limits of bandwidth as servers hand them out: for each moment of the days to come, how fast."""
+"""Bandwidth limits as servers hand them out, for the next days."""
 
 from __future__ import annotations
 

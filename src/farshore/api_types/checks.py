@@ -1,6 +1,6 @@
-"""Checks of a recovered machine, and the evidence that a failover keeps of what they found.
+"""Checks of a recovered machine, and the evidence that a failover keeps of their results.
 
-Checks are chosen beforehand, by machine or by policy (farshore.api_types.targets), or given with a failover.
+Checks are chosen in advance, by machine or by policy (farshore.api_types.targets), or given with a failover.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEEDS_SCRIPT = frozenset({"script", "guest", "agent"})
 
 
 class CheckKind(enum.Enum):
-    """How a check looks at the machine."""
+    """How a check examines the machine."""
 
     TCP = "tcp"
     """The guest accepts a connection at ``port``."""
@@ -35,7 +35,8 @@ class CheckKind(enum.Enum):
     SCRIPT = "script"
     """``script`` of the configuration server's folder ``checks`` ends with status 0."""
     GUEST = "guest"
-    """Such a ``script``, run in the guest: over SSH at ``port``, as ``user``, by the private ``key`` of that folder."""
+    """Such a ``script``, run in the guest: over SSH at ``port``, as ``user``, with the private ``key`` of that
+    folder."""
     AGENT = "agent"
     """Such a ``script``, run in the guest by the recovered machine's agent: without a login, at a site of kind qemu."""
     CONSOLE = "console"
@@ -43,18 +44,18 @@ class CheckKind(enum.Enum):
 
 
 class Check(Body):
-    """One check. It is repeated until it passes, for ``within`` seconds at most."""
+    """One check. It is repeated until it passes, for at most ``within`` seconds."""
 
     kind: CheckKind
     port: Optional[Port] = None
-    """Of the guest."""
+    """A port of the guest."""
     path: UrlPath = ""
     status: Optional[Annotated[int, Field(ge=100, le=599)]] = None
     contains: Label = ""
     script: Optional[ScriptName] = None
     key: Optional[ScriptName] = None
     user: Optional[UserName] = None
-    """root where it is not given."""
+    """Default: root."""
     within: Annotated[int, Field(ge=1, le=3600)] = 120
 
     @model_validator(mode="after")
@@ -74,45 +75,45 @@ Checks = Annotated[List[Check], Field(max_length=MOST_CHECKS, fail_fast=True)]
 
 
 class CheckResult(Body):
-    """What a check found."""
+    """The result of a check."""
 
     check: Check
     passed: bool
     seconds: float = 0
-    """From the failover's request until it passed, or was given up."""
+    """Time from the failover's request until it passed, or was given up."""
     tries: int = 0
     detail: Prose = ""
-    """What was seen last: a status, a banner, a script's output, or what was wrong."""
+    """What was last seen: a status, a banner, a script's output, or the problem."""
 
 
 class Verdict(enum.Enum):
-    """What a failover's checks say in sum."""
+    """The combined result of a failover's checks."""
 
     NONE = "none"
-    """Nothing was to be checked, or its checks have not ended."""
+    """There were no checks, or they have not ended."""
     PASSED = "passed"
     FAILED = "failed"
 
 
 class Evidence(Body):
-    """What a failover shows of itself. Seconds; None: not measured."""
+    """The evidence of a failover. Seconds; None: not measured."""
 
     rpo_seconds: Optional[float] = None
-    """How much of the source's latest time is not in the chosen point."""
+    """How much of the source's latest time the chosen point lacks."""
     rpo_basis: Prose = ""
     """What ``rpo_seconds`` was measured against."""
     shutdown: Prose = ""
-    """What became of shutting the source down first; empty: nobody asked for it."""
+    """The result of shutting the source down first; empty: not requested."""
     rto_seconds: Optional[float] = None
-    """From the request until every check had passed, or the first port answered where there are none."""
+    """From the request until every check had passed, or the first port answered if there are no checks."""
     checks: List[CheckResult] = []
     checked: Moment = 0
     diagnosis: Prose = ""
-    """Why the machine did not come up, as far as its console shows."""
+    """Why the machine did not come up, according to its console."""
 
     @property
     def verdict(self) -> Verdict:
-        """Failed as soon as one check is."""
+        """Return the verdict: failed as soon as one check is."""
         if not self.checks:
             return Verdict.NONE
         return Verdict.PASSED if all(one.passed for one in self.checks) else Verdict.FAILED

@@ -1,4 +1,4 @@
-"""How a program's own wall clock has behaved."""
+"""How a program's own wall clock was set."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from farshore.api_types.body import Body, Natural, Seconds
 
 
 class ClockStanding(Body):
-    """Steps of the wall clock since the program began: somebody, or something, set it."""
+    """Steps of the wall clock since the program began: a person or a program set it."""
 
     steps: Natural = 0
-    """How many there were."""
+    """Number of steps."""
     last: float = Field(default=0, ge=-1e12, le=1e12)
-    """By how many seconds the clock was set last: positive ahead, negative back."""
+    """Seconds by which the clock was last set: positive ahead, negative back."""
     age: Seconds = 0
-    """How many seconds ago that was seen, by a clock that does not step."""
+    """Seconds since that was seen, by a clock that is never set."""

@@ -1,9 +1,9 @@
 """Commands to agents: a kind, its arguments, and the result.
 
-``GET /v1/machines/self/commands`` is a stream that stays open: a line of JSON, ``Commands``, with what is open now and
-one with each change of that, and an empty line at least every ``KEEP_ALIVE`` seconds. An agent answers each command
-with ``PUT /v1/machines/self/commands/{command}/result``. The envelope is lenient and what is in it is strict: a command
-that an agent does not understand fails by itself, and never keeps the agent from the others, ``upgrade`` above all.
+``GET /v1/machines/self/commands`` is a stream that stays open: a line of JSON, ``Commands``, with the open commands,
+another line with each change, and an empty line at least every ``KEEP_ALIVE`` seconds. An agent answers each command
+with ``PUT /v1/machines/self/commands/{command}/result``. The envelope is lenient and its content is strict: a command
+that an agent does not understand fails alone, and never keeps the agent from the others, above all ``upgrade``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from farshore.model.point import PointKind
 MOST_COMMANDS = 32
 """Commands of one machine that are offered at once, the oldest first."""
 MOST_PLACES = 32
-"""Places that an agent names when it takes itself off."""
+"""Places that an agent may list when it removes itself."""
 KEEP_ALIVE = 50.0
-"""Seconds after which something goes over a stream, be it an empty line: below the 60 s after which many proxies, and
+"""Seconds after which something is sent on a stream, even an empty line: below the 60 s after which many proxies, and
 our clients, give up."""
 
 
 class PointArguments(Body):
-    """Cut a point of this kind; ``name`` may be empty. ``hold``: seconds for which the file systems stay frozen after
-    it, at most; None: they are thawed at once. Agents of earlier releases know no such field, so it is sent only where
-    it is set."""
+    """Create a point of this kind; ``name`` may be empty. ``hold``: maximum seconds for which the file systems remain
+    frozen after it; None: they are thawed at once. Agents of earlier releases do not know this field, so it is sent
+    only if it is set."""
 
     kind: PointKind = PointKind.CRASH_CONSISTENT
     name: Label = ""
@@ -38,11 +38,11 @@ class PointArguments(Body):
 
 
 class ResyncArguments(Body):
-    """There is nothing to say."""
+    """No arguments."""
 
 
 class UpgradeArguments(Body):
-    """``release`` is what ``GET /v1/machines/self/bundles/{release}`` answers as a .tar.gz, ``digest`` its SHA-256 in
+    """``release`` is what ``GET /v1/machines/self/bundles/{release}`` returns as a .tar.gz, ``digest`` its SHA-256 in
     hex."""
 
     release: Label
@@ -56,12 +56,12 @@ class ProveArguments(Body):
 
 
 class UninstallArguments(Body):
-    """There is nothing to say."""
+    """No arguments."""
 
 
 class ShutDownArguments(Body):
-    """Stop the machine's services for ``services`` seconds at most, hold its file systems still for ``hold`` seconds at
-    most, and switch it off once its last point, of this ``name``, is with the process server and its answer is heard.
+    """Stop the machine's services within ``services`` seconds, freeze its file systems for at most ``hold`` seconds,
+    and switch it off once its last point, with this ``name``, is with the process server and its answer was received.
     Agents of earlier releases do not know the command, and answer so."""
 
     name: Label = ""
@@ -83,7 +83,7 @@ ARGUMENTS: Mapping[CommandKind, Type[Arguments]] = {
 
 
 class PointResult(Body):
-    """Where the point came to lie, and its time by the machine's clock (ns since 1970 UTC)."""
+    """The position of the point, and its time by the machine's clock (ns since 1970 UTC)."""
 
     kind: Literal["point"] = "point"
     epoch: Natural
@@ -98,26 +98,27 @@ class ResyncResult(Body):
 
 
 class UpgradeResult(Body):
-    """This release is at work."""
+    """This release runs."""
 
     kind: Literal["upgrade"] = "upgrade"
     release: Label
 
 
 class ProveResult(Body):
-    """Chunks that are equal, that differed and were sent again, and that were written to each time they were read."""
+    """The numbers of chunks that are equal, that differed and were sent again, and that were written each time they
+    were read."""
 
     kind: Literal["prove"] = "prove"
     proven: Natural
     differing: Natural
     busy: Natural
     disks: List[DiskProof] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
-    """How much of each is proven after it."""
+    """The proven share of each disk afterwards."""
 
 
 class UninstallResult(Body):
-    """What of the agent is gone, and what stays, each with why. What its answer needs (certificate and key) goes once
-    the answer is heard, and with it the process."""
+    """What of the agent was removed, and what remains, each with the reason. What its answer needs (certificate and
+    key) is removed when the answer was received, and with it the process."""
 
     kind: Literal["uninstall"] = "uninstall"
     removed: List[Prose] = Field(default=[], max_length=MOST_PLACES, fail_fast=True)
@@ -125,8 +126,8 @@ class UninstallResult(Body):
 
 
 class ShutDownResult(Body):
-    """Where the last point came to lie, with its time by the machine's clock (ns since 1970 UTC): the process server
-    has all up to it, and nothing was written after it. ``still``: services that had not ended in time."""
+    """The position of the last point, with its time by the machine's clock (ns since 1970 UTC): the process server has
+    everything up to it, and nothing was written after it. ``still``: services that had not ended in time."""
 
     kind: Literal["shut-down"] = "shut-down"
     epoch: Natural
@@ -163,14 +164,14 @@ class CommandResult(Body):
 
 
 class CommandStanding(Body):
-    """The answer to a result. ``state`` withdrawn: it came too late and was not noted."""
+    """The answer to a result. ``state`` withdrawn: it came too late and was not recorded."""
 
     id: str
     state: CommandState
 
 
 class Command(BaseModel):
-    """One thing to do. ``id`` stays the same however often it is offered."""
+    """One command. ``id`` is the same however often it is offered."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What happened, and what is wrong now."""
+"""Events (what happened) and alerts (present problems)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Severity(enum.Enum):
 
 
 class Event(Body):
-    """One line of the log (``GET /v1/events``). Every change that somebody asked for is one, with its ``actor``
-    (``user/admin``, ``machine/<id>``, ``process-server/<id>``, ``server``). Ids grow in the order in which events can
-    be seen, not always by one. ``time`` is ns since 1970 UTC; several may have the same."""
+    """One event (``GET /v1/events``). Every requested change is one, with its ``actor`` (``user/admin``,
+    ``machine/<id>``, ``process-server/<id>``, ``server``). Ids grow in the order in which events become visible, not
+    always by one. ``time`` is ns since 1970 UTC; several may have the same."""
 
     id: int
     time: Moment
@@ -32,7 +32,7 @@ class Event(Body):
 
 
 class Alert(Body):
-    """A condition that needs somebody (``GET /v1/alerts``). ``cleared`` is 0 while it lasts."""
+    """A condition that needs attention (``GET /v1/alerts``). ``cleared`` is 0 while it lasts."""
 
     id: int
     kind: str
@@ -43,5 +43,5 @@ class Alert(Body):
     raised: Moment
     cleared: Moment = 0
     acknowledged: Moment = 0
-    """When somebody said to have seen it, ns since 1970 UTC; 0: nobody."""
+    """When a user acknowledged it, ns since 1970 UTC; 0: not yet."""
     acknowledged_by: str = ""

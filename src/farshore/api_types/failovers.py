@@ -25,8 +25,8 @@ class FailoverKind(enum.Enum):
 
 
 class SurvivingDisk(Body):
-    """A disk at home that a failback is to write to, as it was when the machine left or any later state of it. ``path``
-    is on the master target's host; the site at home, on the configuration server's, has the same disk there."""
+    """A disk at home that a failback will write, in the state in which the machine left it or a later one. ``path`` is
+    on the master target's host; the site at home, on the configuration server's host, has the same disk there."""
 
     path: str = Field(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f-\x9f]*$")
     image: str = Field(default="", max_length=5, pattern=r"^(qcow2)?$")
@@ -38,9 +38,9 @@ class Shutdown(enum.Enum):
 
     NO = "no"
     TRY = "try"
-    """Where it cannot be shut down in time, the failover goes on without."""
+    """If it cannot be shut down in time, the failover continues without."""
     REQUIRE = "require"
-    """Where it cannot be, the failover fails, and the source goes on."""
+    """If it cannot, the failover fails, and the source continues."""
 
 
 Patience = Annotated[int, Field(ge=10, le=3600)]
@@ -49,7 +49,7 @@ Patience = Annotated[int, Field(ge=10, le=3600)]
 class FailoverRequest(Body):
     """``POST /v1/machines/{machine}/failovers``; answered with a Job. ``forward`` maps host ports to guest ports.
 
-    What is not given is as the machine's target says (farshore.api_types.targets)."""
+    Defaults come from the machine's target (farshore.api_types.targets)."""
 
     kind: FailoverKind
     point: PointChoice = PointChoice(latest=True)
@@ -60,21 +60,21 @@ class FailoverRequest(Body):
     checks: Optional[Checks] = None
     """None: the target's."""
     network: TestNetwork = ""
-    """Of a test: the isolated network of the site that it shares with the other tests which name it; empty: it is by
-    itself."""
+    """For a test: the isolated network of the site that it shares with other tests which name it; empty: none."""
     migrate: bool = False
-    """One way: the commit ends the machine's protection and takes its agent off. Not of a test, nor of a failback."""
+    """One way: the commit ends the machine's protection and removes its agent. Not for a test or a failback."""
     disks: Dict[DiskId, SurvivingDisk] = Field(default={}, max_length=256)
-    """Of a failback: by disk, where it survived. Only what differs is fetched then. Empty: all are written anew."""
+    """For a failback: by disk, where it survived. Only differences are then fetched. Empty: all disks are written
+    completely."""
     master_target: Label = ""
-    """Of a failback with ``disks``: which master target (name or id) writes them. Empty: the installation's own."""
+    """For a failback with ``disks``: the master target (name or id) that writes them. Empty: the installation's own."""
     shutdown: Shutdown = Shutdown.NO
-    """Of a failover of a machine that runs where it was enrolled."""
+    """For a failover of a machine that runs where it was enrolled."""
     shutdown_within: Patience = 180
-    """Seconds that its source has for it, its last writes included."""
+    """Seconds that its source may take, including its last writes."""
     shutdown_vmware: bool = False
-    """Where its agent does not shut it down, the VMware server that has it does, by VMware tools and in as much time;
-    to ``require`` it is to have it cut off then. Also where its agent did, it is seen to be off, and marked there."""
+    """If its agent does not shut it down, its VMware server does, by VMware tools and within the same time; with
+    ``require`` it is then powered off. If the agent did, the server checks that it is off, and marks it."""
 
 
 class FailoverMember(Body):
@@ -86,18 +86,19 @@ class FailoverMember(Body):
 
 
 class SeveralFailovers(Body):
-    """``POST /v1/failovers``: several machines, begun in this order, ``at_once`` at the same time; answered with a Job
-    whose children are their failovers. Each machine has its own points: ``point`` may not be an id or a position."""
+    """``POST /v1/failovers``: several machines, started in this order, ``at_once`` at the same time; answered with a
+    Job whose children are their failovers. Each machine has its own points, so ``point`` may not be an id or a
+    position."""
 
     kind: FailoverKind
     members: List[FailoverMember] = Field(min_length=1, max_length=100)
     point: PointChoice = PointChoice(latest=True)
     site: Label = ""
-    """Empty: of each machine the one that its target says."""
+    """Empty: for each machine the one in its target."""
     network: TestNetwork = ""
-    """Of each, as in FailoverRequest."""
+    """For each, as in FailoverRequest."""
     migrate: bool = False
-    """Of each, as in FailoverRequest."""
+    """For each, as in FailoverRequest."""
     shutdown: Shutdown = Shutdown.NO
     shutdown_within: Patience = 180
     shutdown_vmware: bool = False
@@ -124,12 +125,12 @@ class GuestPreparation(Body):
     """What was done in the copy of a guest before it started."""
 
     outcome: str = ""
-    """``prepared``; ``undone`` (what an earlier preparation did was taken back); ``failed``: it starts as it is; empty:
-    nothing had to be done."""
+    """``prepared``; ``undone`` (an earlier preparation was reverted); ``failed``: it starts unchanged; empty: nothing
+    had to be done."""
     system: str = ""
-    """What the guest calls itself."""
+    """The guest's name of its system."""
     changes: List[str] = []
-    """Each file that is another one now, and why."""
+    """Each changed file, and why."""
     warnings: List[str] = []
 
 
@@ -143,7 +144,7 @@ class Failover(Body):
     point_sequence: int
     point_time: Moment
     proof: str = ""
-    """What was known of the point's equality with the machine when it was chosen."""
+    """What was known when the point was chosen about whether it equals the machine."""
     site: str
     direction: str = "away"
     """``away``: to ``site``; ``home``: to ``site``, which is where the machine belongs."""
@@ -152,29 +153,30 @@ class Failover(Body):
     state: str
     forward: Dict[int, int] = {}
     target: Target = Target()
-    """As what it was built: the machine's target when the failover was asked for."""
+    """The hardware that it was built with: the machine's target when the failover was requested."""
     address: str = ""
     checked: str = ""
-    """What of the machine was seen working before it counted as running."""
+    """What was seen working before the machine counted as running."""
     preparation: GuestPreparation = GuestPreparation()
     condition: str = ""
-    """How its machine is, as of the last look: running, paused, stopped, shut-down (by itself), absent; empty: there is
+    """The machine's state at the last look: running, paused, stopped, shut-down (by itself), absent; empty: there is
     none. ``condition_since``: ns since 1970 UTC."""
     condition_since: Moment = 0
     stopped: bool = False
-    """Somebody stopped it, so that it is not to run."""
+    """A user stopped it, so it should not run."""
     requested: Moment
     running: Moment = 0
     message: str = ""
-    """What went wrong, where ``state`` is failed."""
+    """The error, if ``state`` is failed."""
     job: str = ""
     parent: str = ""
-    """The job of several failovers that this one is part of."""
+    """The job of several failovers that includes this one."""
     downtime_seconds: Optional[float] = None
-    """From the moment at which what ran before was being stopped until this one ran; None: nothing was, or not yet."""
+    """Seconds from the moment when the earlier instance was being stopped until this one ran; None: nothing was
+    stopped, or not yet."""
     evidence: Evidence = Evidence()
     verdict: Verdict = Verdict.NONE
-    """What the checks in ``evidence`` say in sum."""
+    """The combined result of the checks in ``evidence``."""
 
 
 class Incident(Body):
@@ -187,7 +189,7 @@ class Incident(Body):
 
 
 class FailoverReport(Body):
-    """``GET /v1/failovers/{failover}/report``: all that is kept of a failover, to be filed."""
+    """``GET /v1/failovers/{failover}/report``: everything that is kept of a failover."""
 
     failover: Failover
     machine: str
@@ -198,11 +200,12 @@ class FailoverReport(Body):
     console: str = ""
     """The newest part of the console's text."""
     screenshot: str = ""
-    """The screen when the checks ended, or before the machine was removed: a PNG image in Base64; empty: none."""
+    """A screenshot from the end of the checks, or before the machine was removed: a PNG image in Base64; empty:
+    none."""
 
 
 class Console(Body):
-    """The newest of what a recovered machine said on its console; ``size``: bytes that are kept of it in all."""
+    """The newest console output of a recovered machine; ``size``: bytes that are kept of it in all."""
 
     text: str
     size: int

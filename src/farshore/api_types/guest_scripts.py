@@ -1,8 +1,9 @@
 """Scripts that check a recovered machine from within, run by its agent.
 
-``GET /v1/machines/self/guest-scripts`` answers what is granted to the one recovered machine whose hardware id it names,
-``PUT /v1/machines/self/guest-scripts/{script}/result`` what came of it. The agent asks only while its host leads it out
-for that (farshore.model.led_out), and runs nothing that names another machine or other hardware.
+``GET /v1/machines/self/guest-scripts`` returns the scripts granted to the one recovered machine whose hardware id it
+names; ``PUT /v1/machines/self/guest-scripts/{script}/result`` reports the result. The agent asks only while its host
+forwards a connection for that (farshore.model.led_out), and runs no script that names another machine or other
+hardware.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from farshore.api_types.body import Body, Label, Prose
 from farshore.model.commands import CommandState
 
 MOST_BYTES = 64 << 10
-"""Of one script."""
+"""Maximum size of one script."""
 LONGEST = 300
-"""Seconds that one may take."""
+"""Maximum seconds of one run."""
 MOST_SHOWN = 3000
-"""Bytes of its output that are kept: the last."""
+"""Bytes of its output that are kept: the end."""
 MOST_SCRIPTS = 1
-"""Granted at once: one after another."""
+"""Granted at once; they run one after another."""
 
 Content = Annotated[str, StringConstraints(max_length=4 * (MOST_BYTES // 3 + 1), pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 """Bytes in base64."""
 
 
 class GuestScript(BaseModel):
-    """One run of one script. ``id`` is of this run, ``failover`` the only one it is for, ``digest`` the SHA-256 of the
-    script in hex, ``seconds`` the time it has."""
+    """One run of one script. ``id`` identifies this run, ``failover`` is the only one it is for, ``digest`` the SHA-256
+    of the script in hex, ``seconds`` its time limit."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -43,7 +44,7 @@ class GuestScript(BaseModel):
 
 
 class GuestScripts(BaseModel):
-    """What is granted now, the oldest first."""
+    """The granted scripts, the oldest first."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -51,8 +52,8 @@ class GuestScripts(BaseModel):
 
 
 class GuestScriptResult(Body):
-    """How a run ended, on the machine with this hardware id. ``status``: what it exited with; None: it was cut off, or
-    did not begin, and ``output`` says why. ``output``: else the last of what it said."""
+    """The result of a run, on the machine with this hardware id. ``status``: its exit status; None: it was killed, or
+    did not begin, and ``output`` says why. ``output``: otherwise the end of its output."""
 
     hardware: Label
     status: Optional[Annotated[int, Field(ge=-255, le=255)]] = None
@@ -60,7 +61,7 @@ class GuestScriptResult(Body):
 
 
 class GuestScriptStanding(Body):
-    """The answer to a result. ``state`` withdrawn: it came too late and was not noted."""
+    """The answer to a result. ``state`` withdrawn: it came too late and was not recorded."""
 
     id: str
     state: CommandState

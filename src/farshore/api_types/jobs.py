@@ -10,14 +10,14 @@ from farshore.model.states import JobState
 
 
 class OnFailure(enum.Enum):
-    """What becomes of a job's other children once one has failed, or was cancelled by itself."""
+    """What happens to a job's other children when one has failed, or was cancelled alone."""
 
     GO_ON = "go-on"
     """All of them are run."""
     STOP = "stop"
-    """No more are started; those that run go to their end."""
+    """No more are started; running ones continue to their end."""
     CANCEL = "cancel"
-    """No more are started, and those that run are asked to end, the newest first."""
+    """No more are started, and running ones are cancelled, the newest first."""
 
 
 class JobStep(Body):
@@ -53,12 +53,12 @@ class Job(Body):
 
 
 class JobRecovery(Body):
-    """Resume the unfinished jobs of a configuration server that is gone for good (``POST /v1/jobs/recovery``)."""
+    """Resume the unfinished jobs of a configuration server that is permanently gone (``POST /v1/jobs/recovery``)."""
 
     executor: Label
 
 
 class RecoveredJobs(Body):
-    """The jobs that go on."""
+    """The resumed jobs."""
 
     jobs: List[Job]

@@ -21,7 +21,7 @@ from farshore.model.states import CaptureMode, MachineState
 
 MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 128, 64
 MOST_WARNINGS, MOST_FINDINGS = 50, 500
-"""What an agent tells of; it leaves the rest out."""
+"""Limit of what an agent reports; it omits the rest."""
 Host = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH, pattern=r"^[^\x00-\x20\x7f-\xa0]*$")]
 """A name or address of a machine."""
 BootEntry = Annotated[str, Field(max_length=2 * MOST_BYTES, pattern=r"^([0-9a-f]{2})*$")]
@@ -66,7 +66,7 @@ class Description(Body):
 
 
 class EnrolmentRequest(Body):
-    """``POST /v1/enrolments``: a one-time token buys a certificate. ``request`` is a PEM PKCS#10 request."""
+    """``POST /v1/enrolments``: exchange a one-time token for a certificate. ``request`` is a PEM PKCS#10 request."""
 
     token: Secret
     request: Pem
@@ -80,8 +80,8 @@ class Enrolment(Body):
     certificate: str
     authority: str
     release_key: str = ""
-    """At enrolment: the public half of the key that signs the agent's releases, in hex, to be pinned. Not given with a
-    renewal: whoever renews has one."""
+    """At enrolment: the public half of the key that signs the agent's releases, in hex, to be pinned. Not returned with
+    a renewal, because the machine already has one."""
 
 
 class ReleaseSignature(Body):
@@ -104,7 +104,7 @@ class EpochKind(enum.Enum):
     INITIAL = "initial"
     RESYNC = "resync"
     HEAL = "heal"
-    """From the dirty bitmap: only the blocks that were missed are copied."""
+    """From the dirty bitmap: only the missed blocks are copied."""
 
 
 class EpochRequest(Body):
@@ -116,17 +116,17 @@ class EpochRequest(Body):
     parent_epoch: Natural = 0
     parent_sequence: Natural = 0
     """For HEAL: the epoch that the bitmap continues, and its last acknowledged sequence. The server grants a HEAL only
-    on top of a consistent epoch of the same machine; else it answers RESYNC or INITIAL."""
+    on top of a consistent epoch of the same machine; otherwise it returns RESYNC or INITIAL."""
 
 
 class EpochGrant(Body):
-    """Leave to send one epoch. ``hash_key`` is the chunk hash key of the machine's deduplication domain, 32 bytes in
-    hex."""
+    """Permission to send one epoch. ``hash_key`` is the chunk hash key of the machine's deduplication domain, 32 bytes
+    in hex."""
 
     epoch: int
     kind: EpochKind
-    """The server may answer INITIAL to a RESYNC or a HEAL where the vault holds no complete epoch in the machine's
-    deduplication domain, or RESYNC to a HEAL."""
+    """The server may grant INITIAL for a RESYNC or a HEAL if the vault holds no complete epoch in the machine's
+    deduplication domain, or RESYNC for a HEAL."""
     parent_epoch: int = 0
     """0: none."""
     parent_sequence: int = 0
@@ -136,7 +136,7 @@ class EpochGrant(Body):
 
 
 class FormerCommand(Body):
-    """A command as agents know it that do not fetch their commands themselves (release cd79197 and before)."""
+    """A command for agents that do not fetch their commands themselves (release cd79197 and before)."""
 
     id: str
     kind: CommandKind
@@ -148,7 +148,7 @@ class FormerCommand(Body):
 
 
 class FormerResult(Body):
-    """What such an agent answers; ``error`` is empty on success."""
+    """The answer of such an agent; ``error`` is empty on success."""
 
     id: Label
     error: Prose = ""
@@ -169,14 +169,15 @@ class DiskAccount(Body):
     bitmap: Natural
     excluded: Natural
     kernel: int = Field(ge=-LARGEST, le=LARGEST)
-    """Negative while the base of the kernel's count is not settled."""
+    """Negative while the base of the kernel's count is not known."""
     verdict: Shown
     commands: Natural = 0
-    """How many were sent straight to the disk, past the capture, that may have changed it. Each has it compared."""
+    """Number of commands sent straight to the disk, past the capture, that may have changed it. Each causes a
+    comparison."""
 
 
 class Progress(Body):
-    """A copy under way. Bytes; ``remaining_seconds`` is an estimate, 0 when unknown."""
+    """A copy in progress. Bytes; ``remaining_seconds`` is an estimate, 0 when unknown."""
 
     total: Natural = 0
     done: Natural = 0
@@ -190,11 +191,11 @@ class DiskProof(Body):
     disk: int = Field(ge=0, lt=65535)
     chunks: Natural
     proven: Natural
-    """Since they were copied, or the copy was last in doubt."""
+    """Proven since they were copied, or were last in doubt."""
     lately: Natural
     """Of these, within the last 7 days."""
     doubtful: Natural
-    """Copied outside of the stream's order since, or differing: to be proven first."""
+    """Copied outside of the stream's order since, or differing: proven first."""
     oldest: Moment
     newest: Moment
     first_epoch: Natural = 0
@@ -203,14 +204,14 @@ class DiskProof(Body):
 
 
 class ProofRun(Body):
-    """A proof that somebody asked for, under way. Bytes."""
+    """A requested proof in progress. Bytes."""
 
     total: Natural
     done: Natural
 
 
 class ProofStanding(Body):
-    """The proof that the copy equals the machine's disks."""
+    """The state of the proofs that the copy equals the machine's disks."""
 
     disks: List[DiskProof] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     differences: Natural = 0
@@ -218,22 +219,23 @@ class ProofStanding(Body):
     differing: Natural = 0
     """Of these, those that are not proven equal again: the machine is not protected."""
     excused: Natural = 0
-    """Chunks that differed for a reason that is no fault of the copy, and were sent again."""
+    """Chunks that differed for a reason that is not a fault of the copy, and were sent again."""
     unjudged: Natural = 0
-    """Chunks that differed when their epoch ended, and were equal in a later one: whether by a fault is not known."""
+    """Chunks that differed when their epoch ended, and were equal in a later one: it is unknown whether there was a
+    fault."""
     compared: Natural = 0
-    """Number of chunks compared since the agent started; below, the bytes and requests this took from the vault."""
+    """Number of chunks compared since the agent started; below, the bytes and requests from the vault for that."""
     vault_bytes: Natural = 0
     vault_requests: Natural = 0
     cpu_seconds: float = Field(default=0, ge=0, le=1e12, allow_inf_nan=False)
     """Processor time that proofs took of the machine since the agent started; below, of the process server."""
     server_cpu_seconds: float = Field(default=0, ge=0, le=1e12, allow_inf_nan=False)
     pace: Natural = 0
-    """Bytes a second that are read for it when nothing is in doubt."""
+    """Bytes a second that are read for proofs when nothing is in doubt."""
     paused: Prose = ""
-    """Why nothing is proven just now."""
+    """Why nothing is proven now."""
     weaker: Prose = ""
-    """What a proof says here, where it says less than that all bytes are equal."""
+    """What a proof means here, if it means less than that all bytes are equal."""
     run: Optional[ProofRun] = None
 
 
@@ -246,7 +248,7 @@ class CheckSeverity(enum.Enum):
 
 
 class Finding(Body):
-    """One line of ``GET /v1/machines/{machine}/check``: what was looked at, how it stands, what to do about it."""
+    """One line of ``GET /v1/machines/{machine}/check``: the subject, its state, and what to do about it."""
 
     subject: Shown
     severity: CheckSeverity
@@ -258,7 +260,7 @@ Stage = Annotated[str, Field(max_length=16, pattern="^[a-z]*$")]
 
 
 class Heartbeat(Body):
-    """``POST /v1/machines/self/heartbeat``: what the agent sees. Times are ns since 1970 UTC."""
+    """``POST /v1/machines/self/heartbeat``: the agent's report. Times are ns since 1970 UTC."""
 
     run: Label
     version: Label
@@ -273,32 +275,32 @@ class Heartbeat(Body):
     mode_cause: Prose = ""
     mode_since: Moment = 0
     points_every: Seconds = 0
-    """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
+    """Without data mode: seconds between two points at present, which is the RPO. 0: a stream, any second."""
     captured_sequence: Natural = 0
     acknowledged_sequence: Natural = 0
     acknowledged_time: Moment = 0
     """Time of the newest acknowledged record."""
     spilled_bytes: Natural = 0
     lag: Dict[Stage, Seconds] = Field(default={}, max_length=16)
-    """For how many seconds the oldest record has waited at each of the agent's stages: ``capture`` (in the ring),
-    ``spill`` (in the .hrl file), ``network`` (in memory, or on its way)."""
+    """Seconds that the oldest record has waited at each of the agent's stages: ``capture`` (in the ring), ``spill`` (in
+    the .hrl file), ``network`` (in memory, or on its way)."""
     accounts: List[DiskAccount] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     progress: Optional[Progress] = None
     warnings: List[Prose] = Field(default=[], max_length=1000, fail_fast=True)
     findings: Optional[List[Finding]] = Field(default=None, max_length=2000, fail_fast=True)
-    """What the agent found when it looked around last; None: nothing new since it told."""
+    """The findings of the agent's last checks; None: nothing new since its last report."""
     clock: Optional[ClockStanding] = None
-    """Of the machine's wall clock; None: the agent does not look (it is of an older release)."""
+    """Of the machine's wall clock; None: the agent does not watch it (it is of an older release)."""
     proof: Optional[ProofStanding] = None
     """None: the agent proves nothing (it is of an older release)."""
     hears_commands: bool = False
-    """It hears of its commands over a stream (farshore.api_types.commands). False: an agent of an earlier release,
-    which takes them with the answer and puts its ``results`` here."""
+    """It receives its commands over a stream (farshore.api_types.commands). False: an agent of an earlier release,
+    which takes them from the answer and puts its ``results`` here."""
     results: List[FormerResult] = Field(default=[], max_length=256, fail_fast=True)
 
 
 class Desired(Body):
-    """The answer to a heartbeat: what should be. ``protect`` False with ``standby`` True: another site runs this
+    """The answer to a heartbeat: the desired state. ``protect`` False with ``standby`` True: another site runs this
     machine now, so capture nothing and send nothing."""
 
     protect: bool
@@ -307,19 +309,20 @@ class Desired(Body):
     crash_consistent_every: int = 5
     app_consistent_every: int = 0
     asked_rpo: float = DEFAULT_RPO
-    """Seconds that the newest stored state of a busy machine may be old, as its policy asks: batches are cut by it."""
+    """Maximum age of the newest stored state of a busy machine, in seconds, as its policy asks: batches are cut by
+    it."""
     exclude_disks: List[int] = []
     bandwidth_limit: int = 0
     """Bytes a second, 0: none."""
     bandwidth: List[Rate] = []
-    """The same by the time of day, from now on and for the days to come; the lower of the two holds."""
+    """The same by the time of day, from now on and for the next days; the lower of the two applies."""
     cpu_share: float = 0.10
-    """Share of the machine's processors that the agent keeps to, by pacing its copies, while other programs want them.
-    A heal may take four times as much; the stream itself is never held back."""
+    """The share of the machine's processors to which the agent limits itself, by pacing its copies, while other
+    programs need them. A heal may take four times as much; the stream itself is never slowed down."""
     proof_pace: int = 2_000_000
-    """Bytes a second that the agent reads to prove that the copy is equal; 0: only what somebody asks for."""
+    """Bytes a second that the agent reads to prove that the copy is equal; 0: only for requested proofs."""
     memory_limit: int = 256 << 20
-    """Bytes that the agent keeps to, a quarter of them for the capture ring unless it was given another size."""
+    """The agent's memory limit; a quarter of it is for the capture ring unless another size was set."""
     commands: List[FormerCommand] = []
     """For an agent that does not fetch them."""
     heartbeat_every: float = 2.0
@@ -334,8 +337,8 @@ class Machine(Body):
     site: str = ""
     """The recovery site that runs it; empty: the place where it was enrolled."""
     line: str = ""
-    """The position (EPOCH:SEQUENCE) from which the present line of its life grows, as the last failover that was made
-    final chose it; empty: it was never failed over. What its epochs have after that is of former lines, and stays."""
+    """The position (EPOCH:SEQUENCE) at which the machine's present line begins, as chosen by the last failover that was
+    made final; empty: it was never failed over. Later data of those epochs belongs to former lines, and is kept."""
     policy: str
     description: Description
     epoch: int = 0
@@ -343,21 +346,20 @@ class Machine(Body):
     mode_cause: str = ""
     mode_since: Moment = 0
     points_every: float = 0
-    """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
+    """Without data mode: seconds between two points at present, which is the RPO. 0: a stream, any second."""
     last_seen: Moment = 0
     rpo_seconds: Optional[float] = None
     """Age of the newest durable point; None while there is none."""
     lag: Dict[str, float] = {}
-    """Seconds by stage: capture, spill, network, spool, seal, store. A stage of which nothing is known now is missing:
-    the agent, or the process server, is silent."""
+    """Seconds by stage: capture, spill, network, spool, seal, store. A stage whose program is silent is missing."""
     agent: str = ""
     """The release of its mobility service, or the version where it was not installed as a release."""
     upgrade: str = ""
-    """The release that this server has for it, where that is another one: farshore machine upgrade."""
+    """The release that this server has for it, if that is another one: farshore machine upgrade."""
     process_server: str = ""
     """The name of the process server that it sends to."""
     moving_to: str = ""
-    """The name of the one that takes it over as soon as everything is stored; empty: it stays."""
+    """The name of the process server that takes over when everything is stored; empty: the machine stays."""
     progress: Optional[Progress] = None
     accounts: List[DiskAccount] = []
     proof: Optional[ProofStanding] = None
@@ -368,7 +370,7 @@ class Machine(Body):
 
 
 class MachineSummary(Body):
-    """A line of a list of machines: what is quick to tell of thousands. The names are Machine's."""
+    """A line of a list of machines: values that are fast to read for thousands. The names are Machine's."""
 
     id: str
     name: str
@@ -391,7 +393,8 @@ class TokenRequest(Body):
     protect: bool = True
     """Protect the machine as soon as it has enrolled."""
     machine: Label = ""
-    """Enrol this machine (id or name) once more: it keeps its id and points, its old certificates open nothing then."""
+    """Enrol this machine (id or name) again: it keeps its id and points, and its old certificates are no longer
+    accepted."""
 
 
 class Token(Body):
@@ -405,7 +408,7 @@ class Token(Body):
 
 
 class TokenView(Body):
-    """A token as it is listed: never its secret. ``used`` is 0 until a machine, ``machine``, enrolled with it."""
+    """A token in a list: never its secret. ``used`` is 0 until a machine, ``machine``, enrolled with it."""
 
     id: str
     name: str
@@ -419,7 +422,7 @@ class TokenView(Body):
 
 class RenewalRequest(Body):
     """``POST /v1/machines/self/certificate`` and ``/v1/process-servers/self/certificate``: a PEM PKCS#10 request,
-    answered with an Enrolment. The old certificate stays good until it expires."""
+    answered with an Enrolment. The old certificate remains valid until it expires."""
 
     request: Pem
 
@@ -428,8 +431,8 @@ PASSWORD_LENGTH = 1000
 
 
 class PushAccountRequest(Body):
-    """``POST /v1/push-accounts``: how to log in to machines by SSH, for many of them. Either a key or a password, which
-    is sealed and never answered."""
+    """``POST /v1/push-accounts``: a login for many machines by SSH. Either a key or a password, which is sealed and
+    never returned."""
 
     name: str = Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     user: Label = "root"
@@ -449,21 +452,21 @@ class PushAccount(Body):
 
 
 class SshLogin(Body):
-    """How to log in to a machine by SSH.
+    """A login to a machine by SSH.
 
-    ``private_key`` (OpenSSH or PEM) is sealed at rest and forgotten when the job ends. ``host_key_fingerprint``
-    (``SHA256:…``) pins the host's key; empty trusts the key of first contact, and keeps to it afterwards."""
+    ``private_key`` (OpenSSH or PEM) is sealed at rest and deleted when the job ends. ``host_key_fingerprint``
+    (``SHA256:…``) pins the host's key; if it is empty, the key of first contact is trusted and pinned."""
 
     host: Host
     port: int = Field(default=22, ge=1, le=65535)
     user: Label = "root"
     private_key: Pem = ""
     password: SentSecret = Field(default=SecretStr(""), max_length=PASSWORD_LENGTH)
-    """Instead of a key; sealed and forgotten like one."""
+    """Instead of a key; sealed and deleted like one."""
     account: Label = ""
-    """Log in as this push account says, instead of by user, key or password."""
+    """Log in with this push account, instead of user, key or password."""
     jump: Label = ""
-    """[USER@]HOST[:PORT] of a host in between, which the same key or password opens."""
+    """[USER@]HOST[:PORT] of a host in between, with the same key or password."""
     host_key_fingerprint: Label = ""
 
 
@@ -481,44 +484,44 @@ class MachineAddition(SshLogin):
     policy: Label = "default"
     protect: bool = True
     server_url: Url = ""
-    """Where the machine reaches this server; empty: the first advertised address."""
+    """The address at which the machine reaches this server; empty: the first advertised address."""
     disks: List[Label] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     """Device paths to protect; empty: every whole disk."""
     through: Label = ""
-    """The process server (name or id) that logs in; empty: this server, or, where it does not reach the host, the
-    machine's process server."""
+    """The process server (name or id) that logs in; empty: this server, or, if it cannot reach the host, the machine's
+    process server."""
     vmware: Optional[VmwareGuest] = None
     """Install by guest operations of this VMware server, not over SSH: ``user`` and ``password`` are the guest's."""
 
 
 class Uninstallation(Body):
-    """``POST /v1/machines/{machine}/uninstall``: take the agent off and forget the machine. Answered with a Job.
-    ``login``: by SSH, where the agent does not do so itself."""
+    """``POST /v1/machines/{machine}/uninstall``: remove the agent and delete the machine. Answered with a Job.
+    ``login``: by SSH, if the agent does not remove itself."""
 
     login: Optional[SshLogin] = None
 
 
 class ProofRequest(Body):
-    """``POST /v1/machines/{machine}/proof``: compare its disks with the copy now. ``whole``: every chunk; else what is
-    in doubt, was never proven, or not for long. Answered with a Job."""
+    """``POST /v1/machines/{machine}/proof``: compare its disks with the copy now. ``whole``: every chunk; otherwise
+    those in doubt, never proven, or not proven for long. Answered with a Job."""
 
     whole: bool = False
 
 
 class ProtectionRequest(Body):
-    """``PUT /v1/machines/{machine}/protection``. None leaves a value as it is."""
+    """``PUT /v1/machines/{machine}/protection``. None leaves a value unchanged."""
 
     policy: Optional[Label] = None
     exclude_disks: Optional[List[DiskIndex]] = Field(default=None, max_length=MOST_DISKS, fail_fast=True)
     exclude_boot_disk: bool = False
-    """The disk that the machine starts from may be among them: no recovered machine can start then."""
+    """The boot disk may be among them: then no recovered machine can start."""
     bandwidth_limit: Optional[Natural] = None
     """Bytes a second, 0: none."""
     cpu_percent: Optional[int] = Field(default=None, ge=1, le=100)
-    """Of the machine's processors: what the agent's copies keep to where other programs want them."""
+    """Share of the machine's processors for the agent's copies while other programs need them."""
     memory_limit: Optional[int] = Field(default=None, ge=128 << 20, le=1 << 36)
-    """Bytes that the agent keeps to, a quarter for its ring; taken up at its next start."""
+    """The agent's memory limit in bytes, a quarter for its ring; used from its next start on."""
     proof_pace: Optional[Natural] = None
-    """Bytes a second that the agent reads to prove that the copy is equal; 0: only what somebody asks for."""
+    """Bytes a second that the agent reads to prove that the copy is equal; 0: only for requested proofs."""
     process_server: Optional[Label] = None
-    """Send to this process server (name or id) while it is well; empty: to whichever has the fewest machines."""
+    """Send to this process server (name or id) while it is healthy; empty: to the one with the fewest machines."""

@@ -1,4 +1,4 @@
-"""What master targets and the configuration server say to each other, and how users see master targets."""
+"""The messages between master targets and the configuration server, and master targets as users see them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ID = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
 
 
 class MasterTargetStanding(enum.Enum):
-    """How a master target stands."""
+    """The state of a master target."""
 
     INVITED = "invited"
-    """It has not come yet."""
+    """It has not registered yet."""
     WELL = "well"
     SILENT = "silent"
     REVOKED = "revoked"
@@ -31,18 +31,18 @@ class MasterTarget(Body):
     id: str
     name: str
     own: bool = False
-    """It is the one that ``farshore up`` runs: failbacks are its unless they name another."""
+    """It is the one that ``farshore up`` runs: failbacks use it unless they name another."""
     standing: MasterTargetStanding
     version: str = ""
     last_seen: Moment = 0
     errands: int = 0
-    """What it is to do just now."""
+    """Its present errands."""
     keys_of: List[str] = []
-    """Asked for one: the machines whose keys it was ever given, by name, a deleted one by its id."""
+    """Only for a single one: the machines whose keys it was ever given, by name, a deleted one by its id."""
 
 
 class MasterTargetAddition(Body):
-    """``POST /v1/master-targets``: have another master target."""
+    """``POST /v1/master-targets``: invite another master target."""
 
     name: str = Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
@@ -60,7 +60,8 @@ class MasterTargetInvitation(Body):
 
 
 class MasterTargetEnrolmentRequest(Body):
-    """``POST /v1/master-targets/enrolments``: the token buys a certificate. ``request`` is a PEM PKCS#10 request."""
+    """``POST /v1/master-targets/enrolments``: exchange the token for a certificate. ``request`` is a PEM PKCS#10
+    request."""
 
     token: Token
     request: Pem
@@ -88,7 +89,7 @@ class MasterTargetSettings(Body):
 
 
 class MasterTargetReport(Body):
-    """``POST /v1/master-targets/self/report``, every other second. ``host`` tells which running system it is on;
+    """``POST /v1/master-targets/self/report``, every other second. ``host`` identifies the running system it is on;
     ``holds``: the failbacks of which it has a record."""
 
     version: Label
@@ -97,15 +98,15 @@ class MasterTargetReport(Body):
 
 
 class MasterTargetOrders(Body):
-    """The answer. ``errands``: to begin or to go on with, by id; ``forget``: failbacks whose records nobody needs."""
+    """The answer. ``errands``: to begin or to continue, by id; ``forget``: failbacks whose records nobody needs."""
 
     errands: List[str] = []
     forget: List[str] = []
 
 
 class ErrandClaim(Body):
-    """``POST /v1/master-targets/self/errands/{errand}``: begin one that was announced. ``run`` names this start of the
-    master target."""
+    """``POST /v1/master-targets/self/errands/{errand}``: begin one that was announced. ``run`` identifies this start of
+    the master target."""
 
     run: Label
 
@@ -118,11 +119,11 @@ class PlacedDisk(SurvivingDisk):
 
 class HomeErrand(Body):
     """The answer: how far (farshore.model.home_task.Errand) to bring which disks of which machine. ``position``,
-    EPOCH:SEQUENCE, is where they become whole."""
+    EPOCH:SEQUENCE, is where they become complete."""
 
     errand: str
     failover: str = Field(pattern=ID)
-    """Names a folder of the master target."""
+    """The name of a folder of the master target."""
     machine: str = Field(pattern=ID)
     places: List[PlacedDisk]
     position: str = ""
@@ -138,7 +139,7 @@ class ErrandProgress(Body):
 
 class ErrandResult(Body):
     """``PUT /v1/master-targets/self/errands/{errand}/result``: bytes that were read and hashed, and bytes written to
-    the disks; or why it could not be done."""
+    the disks; or the error."""
 
     run: Label
     compared: Natural = 0

@@ -1,4 +1,4 @@
-"""Recovery points, as users see and ask for them."""
+"""Recovery points, as users see and request them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Point(Body):
     pinned: bool = False
     """Retention keeps it until it is unpinned."""
     doubts: List[str] = []
-    """Bytes that may be wrong in this state: its copy was found to differ there later. At most MOST_DOUBTS."""
+    """Bytes that may be wrong in this state: its copy was later found to differ there. At most MOST_DOUBTS."""
 
 
 class PointRequest(Body):
-    """``POST /v1/machines/{machine}/points``: cut one now. Answered with a Job."""
+    """``POST /v1/machines/{machine}/points``: create one now. Answered with a Job."""
 
     kind: PointKind = PointKind.CRASH_CONSISTENT
     name: Label = ""
@@ -37,19 +37,19 @@ class PointRequest(Body):
     @field_validator("kind")
     @classmethod
     def _may_be_asked_for(cls, kind: PointKind) -> PointKind:
-        """A scanned point is what comes of it where nothing better can be had."""
+        """Refuse scanned points: they are only made if nothing better is possible."""
         if kind is PointKind.SCANNED:
             raise ValueError("a scanned point cannot be asked for")
         return kind
 
 
 class PointChoice(Body):
-    """Which state to bring up: exactly one of the fields, or ``latest``."""
+    """The state to bring up: exactly one of the fields, or ``latest``."""
 
     latest: bool = False
     """The newest state, after everything that the process server received was stored."""
     latest_processed: bool = False
-    """The newest state that is in the vault already: nothing is waited for."""
+    """The newest state that is already in the vault, without waiting."""
     latest_app_consistent: bool = False
     id: Optional[Label] = None
     name: Optional[Label] = None

@@ -29,24 +29,24 @@ class Policy(Body):
     keep_weekly: int = Field(default=0, ge=0, le=MOST_KEPT)
     bandwidth: Limits = []
     """Limits of each machine's stream by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that
-    fits a moment holds."""
+    matches applies."""
     time_zone: Label = "UTC"
     deduplication: str = Field(default="installation", max_length=80, pattern=DEDUPLICATION)
     """With whom machines share the chunks of their base copies: ``installation``, ``label:NAME`` or ``machine``. A
-    change counts from a machine's next epoch on, which then copies everything."""
+    change applies from a machine's next epoch on, which then copies everything."""
     target: PolicyTarget = PolicyTarget()
-    """What its machines are at a recovery site, unless they choose otherwise; of a failback policy: at home."""
+    """The target of its machines at a recovery site, unless they choose otherwise; for a failback policy: at home."""
     failback: Label = ""
-    """The name of its failback policy, which the server makes with it; not read where it is sent."""
+    """The name of its failback policy, which the server creates with it; ignored in requests."""
     reverses: Label = ""
-    """Of a failback policy: the policy that it is for the other direction of; not read where it is sent. What was not
-    chosen for it follows that one."""
+    """For a failback policy: the policy that it reverses; ignored in requests. Values that were not set in it follow
+    that one."""
     warnings: Annotated[List[Prose], Field(max_length=16)] = []
-    """What is to be minded of what was just asked for; not read where it is sent."""
+    """Warnings about the requested change; ignored in requests."""
 
 
 class PolicyChange(Body):
-    """``PATCH /v1/policies/{name}``: only what is given changes."""
+    """``PATCH /v1/policies/{name}``: only given values change."""
 
     rpo_threshold: Optional[int] = Field(default=None, ge=1, le=YEARS)
     crash_consistent_every: Optional[int] = Field(default=None, ge=1, le=YEARS)
@@ -59,4 +59,4 @@ class PolicyChange(Body):
     time_zone: Optional[Label] = None
     deduplication: Optional[str] = Field(default=None, max_length=80, pattern=DEDUPLICATION)
     target: Optional[PolicyTarget] = None
-    """Replaces all that the policy chose."""
+    """Replaces everything that the policy chose."""

@@ -1,4 +1,4 @@
-"""What a process server says of the machines that it brings the mobility service to, for the configuration server."""
+"""The messages of a process server about machines on which it installs the mobility service."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PublicKey = Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
 class PushClaim(Body):
-    """``POST /v1/process-servers/self/pushes/{push}``: begin one that was announced. ``run`` names this start of the
-    process server; ``key``: 32 bytes of an X25519 public key in hex, made for this one push."""
+    """``POST /v1/process-servers/self/pushes/{push}``: begin one that was announced. ``run`` identifies this start of
+    the process server; ``key``: 32 bytes of an X25519 public key in hex, made for this one push."""
 
     run: Label
     key: PublicKey
@@ -37,7 +37,7 @@ class PushProgress(Body):
 
 class PushResult(Body):
     """``PUT /v1/process-servers/self/pushes/{push}/result``. ``host_key``, ``jump_key``: the fingerprints that the host
-    and the one in between showed, where there is no ``failure``."""
+    and the jump host showed, if there is no ``failure``."""
 
     run: Label
     host_key: Shown = ""

@@ -1,4 +1,4 @@
-"""What process servers and the configuration server say to each other."""
+"""The messages between process servers and the configuration server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from farshore.model.point import PointKind
 
 RequestName = Annotated[str, Field(max_length=16, pattern="^[a-z]*$")]
 MOST_REPORTED = 20_000
-"""Entries of one list of a report."""
+"""Maximum entries of one list of a report."""
 
 
 class Registration(Body):
-    """``POST /v1/process-servers/self``. ``url`` is where agents reach it."""
+    """``POST /v1/process-servers/self``. ``url`` is the address at which agents reach it."""
 
     url: Url
     version: Label
@@ -37,7 +37,8 @@ class ProcessServerSettings(Body):
     seal_every: float = 0.0
     """Seconds after which waiting records are sealed into a segment, however few; 0: as each machine's policy asks."""
     generation: int = 0
-    """As which the vault is owned: once there is a later one, nothing more is written to it. 0: it is not known."""
+    """The generation as which the vault is owned: once there is a later one, nothing more is written to it. 0:
+    unknown."""
 
 
 class ChunkKeys(Body):
@@ -50,7 +51,8 @@ class ChunkKeys(Body):
 
 class MachineKeys(Body):
     """``GET /v1/process-servers/self/machines/{machine}/keys``: what the calling process server needs to store what it
-    has of a machine, and to read what that rests on. Held in memory only and never logged. ``key``: 32 bytes in hex."""
+    has of a machine, and to read what that depends on. Held in memory only and never logged. ``key``: 32 bytes in
+    hex."""
 
     machine: str
     key: str
@@ -59,8 +61,8 @@ class MachineKeys(Body):
 
 
 class StreamGrant(Body):
-    """``GET /v1/process-servers/self/streams/{machine}/{epoch}``: is this epoch open, and what is it?
-    404/410 problems say that it is not."""
+    """``GET /v1/process-servers/self/streams/{machine}/{epoch}``: whether this epoch is open, and its properties.
+    404/410 problems say that it is not open."""
 
     machine: str
     epoch: int
@@ -68,15 +70,15 @@ class StreamGrant(Body):
     parent_epoch: int = 0
     parent_sequence: int = 0
     exact: bool = False
-    """It stands on the parent at just ``parent_sequence``; else at the last record that there is of the parent."""
+    """It builds on the parent at exactly ``parent_sequence``; otherwise at the parent's last record."""
     description: Description
     domain: int = 0
     """The deduplication domain of the epoch's base."""
     asked_rpo: float = DEFAULT_RPO
-    """Seconds that the newest stored state of a busy machine may be old, as its policy asks."""
+    """Maximum age of the newest stored state of a busy machine, in seconds, as its policy asks."""
     certificates: Optional[List[str]] = None
-    """Serial numbers (lower-case hex) of the machine's certificates that are good now: no other opens the stream. None:
-    the configuration server is an older one and does not say."""
+    """Serial numbers (lower-case hex) of the machine's valid certificates: no other opens the stream. None: the
+    configuration server is an older one and does not say."""
 
 
 class PointReport(Body):
@@ -108,14 +110,14 @@ class StreamName(Body):
 
 
 class StreamReport(Body):
-    """How one stream stands. Sequences are the newest at each stage; seconds are stage delays."""
+    """The state of one stream. Sequences are the newest at each stage; seconds are stage delays."""
 
     machine: Label
     epoch: Natural
     received: Natural
     stored: Natural
     written: Optional[Natural] = None
-    """Up to where there is more than marks in what is stored; None: unknown."""
+    """The last stored sequence with more than marks; None: unknown."""
     stored_time: Moment
     """Of the newest consistent state that is in the vault, ns since 1970 UTC; 0: unknown."""
     spooled_bytes: Natural
@@ -123,14 +125,14 @@ class StreamReport(Body):
     lag_seal: Seconds
     lag_store: Seconds
     stored_age: Optional[Seconds] = None
-    """Seconds since that state was the machine's, by clocks that do not step; None: unknown."""
+    """Seconds since that state was the machine's, by clocks that are never set; None: unknown."""
     clock_behind: float = Field(default=0, ge=-1e12, le=1e12)
-    """Seconds that were added to the machine's own times, as its wall clock is not ours; 0: they agree."""
+    """Seconds that were added to the machine's own times, because its wall clock differs from ours; 0: they agree."""
 
 
 class StreamTrouble(Body):
-    """What is wrong with one stream: what the spool holds of it cannot be stored, a point of it cannot be read, or it
-    has two senders. And what to do."""
+    """The problem of one stream: frames in the spool cannot be stored, a point cannot be read, or it has two senders;
+    and what to do."""
 
     machine: Label
     epoch: Natural
@@ -138,8 +140,8 @@ class StreamTrouble(Body):
 
 
 class DifferenceReport(Body):
-    """A chunk of the copy was not what the machine's disk held at the position ``epoch:sequence``; it was sent again
-    right after it. States after the position ``proven_…`` (0: nobody knows) up to there may be wrong in these bytes."""
+    """A chunk of the copy differed from the machine's disk at the position ``epoch:sequence``; it was sent again right
+    after it. States after the position ``proven_…`` (0: unknown) up to there may be wrong in these bytes."""
 
     machine: Label
     disk: int = Field(ge=0, lt=65535)
@@ -154,7 +156,7 @@ class DifferenceReport(Body):
 
 
 class ServerReport(Body):
-    """``POST /v1/process-servers/self/report``, every second or so; repeated until answered: handle it idempotently."""
+    """``POST /v1/process-servers/self/report``, about every second; repeated until answered: handle it idempotently."""
 
     url: Url
     version: Label
@@ -166,7 +168,7 @@ class ServerReport(Body):
     points: List[PointReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     epochs: List[EpochReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     stuck: List[StreamTrouble] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
-    """Streams in trouble of their own, though the store works."""
+    """Streams with their own problems, though the store works."""
     differences: List[DifferenceReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     clock: Optional[ClockStanding] = None
     requests: Dict[RequestName, Natural] = Field(default={}, max_length=16)
@@ -174,39 +176,39 @@ class ServerReport(Body):
     requests_seconds: Seconds = 0
     """How long ago the server started."""
     released: List[StreamName] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
-    """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
+    """Of the streams that it was told to release, those that receive nothing more and are completely in the vault."""
 
 
 class ReportAnswer(Body):
     """The answer to a ServerReport."""
 
     closed: List[StreamName] = []
-    """Of the streams reported, those that may not go on: their epoch is closed, or not their sender's any more. Accept
-    nothing more for them; what was received stays good and must still reach the vault."""
+    """Of the reported streams, those that may not continue: their epoch is closed, or no longer belongs to their
+    sender. Accept nothing more for them; what was received remains valid and must still reach the vault."""
     release: List[StreamName] = []
-    """Streams that another process server takes, or will take: accept nothing more for them, store what there is, then
-    name them in ``released``."""
+    """Streams that another process server receives, or will receive: accept nothing more for them, store what there is,
+    then list them in ``released``."""
     bandwidth: List[Rate] = []
-    """How fast the store may be written to, from now on and in the days to come; empty: no limit."""
+    """How fast the store may be written to, from now on and in the next days; empty: no limit."""
     certificates: Dict[str, List[str]] = {}
-    """By machine, of the streams reported: the serial numbers that are good now, as in a StreamGrant."""
+    """By machine, of the reported streams: the valid serial numbers, as in a StreamGrant."""
     asked_rpo: Dict[str, float] = {}
-    """By machine, of the streams reported: the same."""
+    """By machine, of the reported streams: the same."""
     pushes: List[str] = []
-    """Ids of pushes that the server is to begin, or to go on with. Left out where there are none."""
+    """Ids of pushes that the server must begin or continue. Omitted if there are none."""
     vmware: List[DiscoveryOrder] = []
-    """VMware servers that the server is to follow, and no others. Left out where there are none."""
+    """VMware servers that the server must follow, and no others. Omitted if there are none."""
 
 
 class ServerStanding(enum.Enum):
-    """How a process server is, in a word."""
+    """The state of a process server, in a word."""
 
     INVITED = "invited"
-    """It has a token and has not come yet."""
+    """It has a token and has not registered yet."""
     WELL = "well"
     SILENT = "silent"
     FULL = "full"
-    """Its spool takes no more."""
+    """Its spool accepts no more."""
     DRAINING = "draining"
     DRAINED = "drained"
     """It has no machine and nothing in its spool: it may be stopped or removed."""
@@ -226,13 +228,13 @@ class ProcessServer(Body):
     spool_limit: int = 0
     spool_trouble: str = ""
     store_trouble: str = ""
-    """What the store said last, with the remedy; empty while it works."""
+    """The store's last error, with the remedy; empty while it works."""
     store_trouble_since: Moment = 0
     machines: int = 0
     bandwidth: List[str] = []
     time_zone: str = "UTC"
     rate: int = 0
-    """Bytes a second that it may store just now; 0: no limit."""
+    """Bytes a second that it may store now; 0: no limit."""
     requests: Dict[str, int] = {}
     """Number of requests to the store by kind, since the server started."""
     requests_a_day: Dict[str, float] = {}
@@ -240,12 +242,12 @@ class ProcessServer(Body):
     temporary_for: str = ""
     """The failover beside whose machine it was made; it goes with it. Empty: it stays."""
     keys_of: List[str] = []
-    """Asked for one server: the machines whose keys it was ever given, by name, a deleted one by its id."""
+    """Only for a single one: the machines whose keys it was ever given, by name, a deleted one by its id."""
 
 
 class ServerAddition(Body):
-    """``POST /v1/process-servers``: have another process server. ``url`` is where agents will reach it, https://host:port;
-    its certificate is made for that host. ``name`` empty: the host."""
+    """``POST /v1/process-servers``: invite another process server. ``url`` is the address at which agents will reach
+    it, https://host:port; its certificate is made for that host. ``name`` empty: the host."""
 
     url: str = Field(max_length=300, pattern=r"^https://[!-.0-~]+$")
     name: str = Field(default="", max_length=63, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")
@@ -264,7 +266,8 @@ class ServerInvitation(Body):
 
 
 class ServerEnrolmentRequest(Body):
-    """``POST /v1/process-servers/enrolments``: the token buys a certificate. ``request`` is a PEM PKCS#10 request."""
+    """``POST /v1/process-servers/enrolments``: exchange the token for a certificate. ``request`` is a PEM PKCS#10
+    request."""
 
     token: Token
     request: Pem
@@ -281,16 +284,16 @@ class ServerEnrolment(Body):
 
 
 class ServerChange(Body):
-    """``PATCH /v1/process-servers/{server}``: only what is given changes."""
+    """``PATCH /v1/process-servers/{server}``: only given values change."""
 
     draining: Optional[bool] = None
     bandwidth: Optional[Limits] = None
-    """Limits by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that fits a moment holds."""
+    """Limits by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that matches applies."""
     time_zone: Optional[Label] = None
 
 
 class VaultStatus(Body):
-    """``GET /v1/vault``. Bytes; ``machines`` maps machine ids to how many points the catalog knows."""
+    """``GET /v1/vault``. Bytes; ``machines`` maps machine ids to the number of points in the catalog."""
 
     url: str
     vault: str
@@ -300,7 +303,7 @@ class VaultStatus(Body):
 
 
 class ServerStatus(Body):
-    """``GET /v1/status``: no certificate needed, so it tells nothing that a stranger could use."""
+    """``GET /v1/status``: no certificate needed, so it contains nothing that a stranger could use."""
 
     product: str = "farshore"
     version: str

@@ -10,20 +10,20 @@ from farshore.api_types.body import LARGEST, Body, Label, Moment, Secret
 from farshore.api_types.targets import Obstacle, SiteCapacity, SiteDemand
 
 SiteId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
-"""What people call it: lower-case letters, digits and hyphens."""
+"""The name that people use: lower-case letters, digits and hyphens."""
 Setting = Union[
     bool, Annotated[int, Field(ge=-LARGEST, le=LARGEST)], Annotated[float, Field(ge=-LARGEST, le=LARGEST)], Label
 ]
 
 
 class SiteRequest(Body):
-    """``POST /v1/sites``. Which settings there are depends on the kind."""
+    """``POST /v1/sites``. The settings depend on the kind."""
 
     id: SiteId
     kind: Label
     settings: Dict[Label, Setting] = Field(default={}, max_length=64)
     secret: Secret = Field(default=SecretStr(""), max_length=16384)
-    """What the site's provider asks for; sealed, and never answered."""
+    """The provider's secret; sealed, and never returned."""
 
 
 class Site(Body):
@@ -35,34 +35,34 @@ class Site(Body):
     has_secret: bool = False
     created: Moment = 0
     failovers: int = 0
-    """How many are there now."""
+    """Number of failovers there now."""
     lost: Moment = 0
     """When it was declared lost; 0: it is not."""
 
 
 class SiteFinding(Body):
-    """One thing that a site needs of its provider. ``remedy``: what to do, if anything."""
+    """One thing that a site needs from its provider. ``remedy``: what to do, if anything."""
 
     subject: str
     found: str
     remedy: str = ""
     missing: bool = False
-    """No machine comes up without it."""
+    """Without it no machine can run."""
 
 
 class SiteInspection(Body):
-    """All that a site needs, and a file that has its provider make it."""
+    """Everything that a site needs, and a file with which its provider creates it."""
 
     findings: List[SiteFinding]
     template: str = ""
 
 
 class SiteCheck(Body):
-    """What a site says about itself, by name."""
+    """What a site reports about itself, by name."""
 
     found: Dict[str, str]
     capacity: SiteCapacity = SiteCapacity()
     demand: SiteDemand = SiteDemand()
-    """Of all protected machines whose target it is, or of the one that was asked for."""
+    """For all protected machines whose target it is, or for the requested one."""
     obstacles: List[Obstacle] = []
-    """What would stand in the way if they all came up now."""
+    """What would prevent that all of them come up now."""

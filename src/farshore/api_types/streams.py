@@ -13,27 +13,27 @@ Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Protocol(Body):
-    """``GET /v1/protocol``: the batch versions understood, newest first."""
+    """``GET /v1/protocol``: the supported batch versions, newest first."""
 
     batch_versions: List[int]
     maximum_batch_bytes: int
 
 
 class ProtocolOffer(Body):
-    """``POST /v1/protocol``: the versions of the stream protocol that the machine speaks."""
+    """``POST /v1/protocol``: the versions of the stream protocol that the machine supports."""
 
     versions: List[Number] = Field(max_length=100)
 
 
 class ProtocolChoice(Body):
-    """The one that the server chose. Where there is none in common it refuses, as unsupported, and says what to do."""
+    """The version that the server chose. Without a common one it refuses, as unsupported, and says what to do."""
 
     version: int
     maximum_batch_bytes: int
 
 
 class StreamStatus(Body):
-    """``GET /v1/streams/{machine}/{epoch}``: where to go on. Sequences are the next expected ones."""
+    """``GET /v1/streams/{machine}/{epoch}``: where to continue. Sequences are the next expected ones."""
 
     machine: str
     epoch: int
@@ -41,7 +41,7 @@ class StreamStatus(Body):
     next_base: int
     base_complete: bool
     base_chunks: int = 0
-    """Chunks of this epoch's copy that the server has been told of (compared or sent)."""
+    """Chunks of this epoch's copy that the server has received (compared or sent)."""
 
 
 class Acknowledgement(Body):
@@ -50,7 +50,7 @@ class Acknowledgement(Body):
     next_journal: int
     next_base: int
     stored_journal: int = 0
-    """Every journal record below this is in the vault too: nobody will ask for it again."""
+    """Every journal record below this is also in the vault: it will not be requested again."""
 
 
 class ChunkRange(Body):
@@ -62,39 +62,39 @@ class ChunkRange(Body):
 
 
 class MissingChunks(Body):
-    """``GET /v1/streams/{machine}/{epoch}/chunks/missing``: what the epoch's copy still has to be told, at most so many
+    """``GET /v1/streams/{machine}/{epoch}/chunks/missing``: what the epoch's copy still lacks, a limited number of
     ranges at a time; empty when the copy may be completed."""
 
     ranges: List[ChunkRange] = []
 
 
 class ProofAnswer(Body):
-    """``POST /v1/streams/{machine}/{epoch}/proofs``: the chunks whose copy in the vault is not what the disk held at
-    that sequence, or cannot be read; all others are equal. The body: docs/formats/proof.md."""
+    """``POST /v1/streams/{machine}/{epoch}/proofs``: the chunks whose copy in the vault differs from the disk at that
+    sequence, or cannot be read; all others are equal. The body: docs/formats/proof.md."""
 
     differing: List[int] = []
     rest: float = 0
-    """Seconds that the machine is to wait before its next proof: what comparing cost here is bounded."""
+    """Seconds that the machine must wait before its next proof, because the cost of comparing is limited."""
     vault_bytes: int = 0
-    """What was read from the vault for it."""
+    """Bytes read from the vault for it."""
     vault_requests: int = 0
     cpu_seconds: float = 0
-    """Processor time that comparing took the process server."""
+    """The process server's processor time for comparing."""
 
 
 class DifferenceAnswer(Body):
     """``POST /v1/streams/{machine}/{epoch}/differences``: a chunk that differs, as the disk held it at a sequence.
-    ``differs``: the vault's is another indeed; both are kept in the vault then."""
+    ``differs``: the vault's version is really different; both are then stored in the vault."""
 
     differs: bool
     blocks: List[int] = []
-    """The 4 KiB blocks of the chunk, from 0, that are different; all of them where the vault's cannot be read."""
+    """The 4 KiB blocks of the chunk, from 0, that differ; all of them if the vault's chunk cannot be read."""
     zero: bool = False
     """The vault has zeroes in each of them."""
     vault_bytes: int = 0
     vault_requests: int = 0
     cpu_seconds: float = 0
-    """What it cost, as in ProofAnswer."""
+    """The cost, as in ProofAnswer."""
 
 
 class BaseCompletion(Body):
@@ -104,7 +104,7 @@ class BaseCompletion(Body):
     consistent_from: Number
     time: Moment
     base_end: Number = 1
-    """The sequence after the last record of the base overlay: a server that has fewer (another one, which died, had
+    """The sequence after the last record of the base overlay: a server with fewer records (another one, which died, had
     acknowledged them) must refuse."""
     only_points: bool = False
     """Only the POINT records that follow are consistent states, not every position (bitmap and scan mode)."""

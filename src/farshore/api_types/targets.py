@@ -1,4 +1,5 @@
-"""What a machine is to be at a recovery site, chosen before the disaster; whether a failover there would work now."""
+"""The target of a machine at a recovery site, chosen before the disaster; and whether a failover there would work
+now."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ Forwards = Annotated[Dict[Port, Port], Field(max_length=256)]
 MOST_CARDS = 32
 TargetSite = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", max_length=63)]
-"""What a hypervisor takes for a machine's name."""
+"""What a hypervisor accepts as a machine's name."""
 NetworkName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$", max_length=63)]
 Tags = Annotated[Dict[TargetName, Label], Field(max_length=32)]
 Processors = Annotated[int, Field(ge=1, le=1024)]
@@ -30,7 +31,7 @@ class Network(Body):
     kind: NetworkKind = NetworkKind.ISOLATED
     name: NetworkName = ""
     addresses: List[Label] = Field(default=[], max_length=2, fail_fast=True)
-    """One IPv4 and one IPv6 address in CIDR notation at most; none: those of the source's card."""
+    """At most one IPv4 and one IPv6 address in CIDR notation; none: those of the source's card."""
     keep_mac: bool = True
     dhcp: bool = False
     gateways: List[Label] = Field(default=[], max_length=2, fail_fast=True)
@@ -38,7 +39,7 @@ class Network(Body):
 
 
 class CardDefault(Body):
-    """What cards lead to that no machine says anything of."""
+    """The network of cards for which the machine chooses none."""
 
     kind: NetworkKind = NetworkKind.ISOLATED
     name: NetworkName = ""
@@ -46,35 +47,35 @@ class CardDefault(Body):
 
 
 class PolicyTarget(Body):
-    """What a policy chooses for its machines; None: it chooses nothing."""
+    """A policy's choices for its machines; None: no choice."""
 
     site: Optional[TargetSite] = None
     disk_bus: Optional[DiskBus] = None
     network: Optional[CardDefault] = None
     tags: Optional[Tags] = None
     prepare: Optional[Preparation] = None
-    """Whether the copy of the guest is made ready for its target; None: as its policy says, else where it differs."""
+    """Whether the copy of the guest is prepared for its target; None: as its policy says, otherwise if it differs."""
     ssh: Optional[bool] = None
-    """Whether the guest is to answer by SSH."""
+    """Whether the guest must answer by SSH."""
     checks: Optional[Checks] = None
-    """Of the recovered machine, once it has come up; a machine's own take the place of its policy's."""
+    """For the recovered machine, once it has come up; a machine's own checks replace its policy's."""
 
 
 class Target(PolicyTarget):
-    """What a machine chooses; None: its policy's choice, else as at the source. ``memory`` in bytes."""
+    """A machine's choices; None: its policy's choice, otherwise as at the source. ``memory`` in bytes."""
 
     name: Optional[TargetName] = None
     processors: Optional[Processors] = None
     memory: Optional[Memory] = None
     firmware: Optional[Firmware] = None
     networks: Optional[List[Network]] = Field(default=None, max_length=MOST_CARDS, fail_fast=True)
-    """By card, in the order of the source's; ``network`` is for those beyond."""
+    """By card, in the order of the source's; ``network`` is for further cards."""
     forward: Optional[Forwards] = None
     """Ports of the site's host, to ports of the guest."""
 
 
 class TargetField(enum.Enum):
-    """What may be chosen."""
+    """The values that may be chosen."""
 
     SITE = "site"
     NAME = "name"
@@ -92,7 +93,7 @@ class TargetField(enum.Enum):
 
 
 class TargetChange(Target):
-    """``PATCH /v1/machines/{machine}/target``: only what is given changes. ``reset``: choose these no more."""
+    """``PATCH /v1/machines/{machine}/target``: only given values change. ``reset``: values to unset."""
 
     reset: List[TargetField] = Field(default=[], max_length=len(TargetField), fail_fast=True)
 
@@ -101,13 +102,13 @@ class TargetSeverity(enum.Enum):
     """How much it matters to a failover."""
 
     WARNING = "warning"
-    """It would work, and not be as it should."""
+    """It would work, but not as it should."""
     ERROR = "error"
     """It would fail."""
 
 
 class Obstacle(Body):
-    """What stands in a failover's way, and what to do about it."""
+    """An obstacle to a failover, and what to do about it."""
 
     subject: str
     severity: TargetSeverity
@@ -119,11 +120,11 @@ class Readiness(Body):
     """Whether a failover would work now."""
 
     works: Optional[bool] = None
-    """None: not known, for the site has not been asked, or did not answer."""
+    """None: unknown, because the site was not asked, or did not answer."""
     site: str = ""
     """Where it would come up."""
     checked: Moment = 0
-    """When the site was asked last; 0: never yet by this server."""
+    """When the site was last asked; 0: not yet by this server."""
     obstacles: List[Obstacle] = []
 
 
@@ -132,16 +133,16 @@ class MachineTargetView(Body):
 
     machine: str
     own: Target
-    """What was chosen for this machine alone."""
+    """The machine's own choices."""
     policy: str
     by_policy: PolicyTarget
     used: Target
-    """What a failover would use: both together, with what is left as at the source."""
+    """What a failover would use: both combined, with unset values as at the source."""
     readiness: Readiness
 
 
 class SiteCapacity(Body):
-    """What a site has for machines, and what its machines would take. Bytes; None: no limit is known."""
+    """The capacity of a site. Bytes; None: no limit is known."""
 
     processors: Optional[int] = None
     memory: Optional[int] = None
@@ -151,10 +152,10 @@ class SiteCapacity(Body):
 
 
 class SiteDemand(Body):
-    """What the protected machines whose target a site is would take there, all at once."""
+    """What all protected machines whose target is this site would need there together."""
 
     machines: int = 0
     processors: int = 0
     memory: int = 0
     disk: int = 0
-    """Their disks in full size: what they take once they are hydrated."""
+    """The full size of their disks: what they need once they are hydrated."""

@@ -10,19 +10,19 @@ from farshore.api_types.body import Body, Moment, Pem
 
 
 class Role(enum.Enum):
-    """What a user may do; each may do all that the next one may."""
+    """A user's rights; each role includes those after it."""
 
     CONTRIBUTOR = "contributor"
-    """Everything, users and policies included."""
+    """Everything, including users and policies."""
     OPERATOR = "operator"
-    """Protect, cut points, fail over."""
+    """Protect, create points, fail over."""
     READER = "reader"
-    """Look."""
+    """Read only."""
 
 
 class UserRequest(Body):
     """``POST /v1/users``. With a PEM PKCS#10 ``request`` the private key stays with the user; without one the server
-    makes a key and answers it, once."""
+    generates a key and returns it, once."""
 
     name: str = Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     role: Role = Role.READER
@@ -30,7 +30,7 @@ class UserRequest(Body):
 
 
 class UserRenewal(Body):
-    """``POST /v1/users/{name}/certificates``: a new certificate for a user that exists; ``request`` as above."""
+    """``POST /v1/users/{name}/certificates``: a new certificate for an existing user; ``request`` as above."""
 
     request: Pem = ""
 
@@ -45,7 +45,7 @@ class User(Body):
 
 
 class UserCredential(Body):
-    """The answer to a UserRequest: PEM texts. ``key`` is empty if the request came with one of its own."""
+    """The answer to a UserRequest: PEM texts. ``key`` is empty if the request came with its own."""
 
     name: str
     role: Role

@@ -1,6 +1,6 @@
 """VMware servers, and what discovery knows of the machines there.
 
-``VmwareMachine`` is both what discovery keeps of a machine and what the API answers. References to other objects are
+``VmwareMachine`` is both what discovery stores of a machine and what the API returns. References to other objects are
 ids of the VMware server (``host-12``); ``VmwarePlace`` gives their names.
 """
 
@@ -18,7 +18,7 @@ from farshore.api_types.machines import Finding
 
 MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 64, 64
 DISCOVERY_PORTION, MOST_KNOWN = 100, 100_000
-"""Machines or places of one report, and ids of all that there are."""
+"""Machines or places in one report, and ids of everything that exists."""
 _PASSWORD_LENGTH = 1000
 DeviceKey = Annotated[int, Field(ge=-(1 << 31), le=(1 << 31) - 1)]
 """Of a virtual device: an ``xsd:int``."""
@@ -26,7 +26,7 @@ ServerName = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 class DiskBacking(enum.Enum):
-    """What a virtual disk is made of."""
+    """The backing of a virtual disk."""
 
     FILE = "file"
     RDM_VIRTUAL = "rdm-virtual"
@@ -71,7 +71,7 @@ class VmwareMachine(Body):
     id: Shown
     name: Shown = ""
     uuid: Shown = ""
-    """What its firmware shows as the system's UUID."""
+    """The system's UUID in its firmware."""
     instance_uuid: Shown = ""
     power: Shown = ""
     state: Shown = ""
@@ -84,7 +84,7 @@ class VmwareMachine(Body):
     guest_found: Shown = ""
     """The guest system that the tools report."""
     host_name: Shown = ""
-    """What the guest calls itself."""
+    """The guest's own host name."""
     address: Shown = ""
     """The guest's first address, as the tools report it."""
     addresses: List[Shown] = Field(default=[], max_length=MOST_ADDRESSES)
@@ -109,7 +109,7 @@ class VmwareMachine(Body):
 
 
 class PlaceKind(enum.Enum):
-    """What a machine can be in or on."""
+    """The kinds of places of a machine."""
 
     DATACENTER = "datacenter"
     FOLDER = "folder"
@@ -134,7 +134,7 @@ class VmwarePlace(Body):
 
 
 class VmwareState(enum.Enum):
-    """How discovery at a VMware server goes."""
+    """The state of discovery at a VMware server."""
 
     CONNECTING = "connecting"
     FOLLOWING = "following"
@@ -142,7 +142,7 @@ class VmwareState(enum.Enum):
 
 
 class VmwareAddress(Body):
-    """``POST /v1/vmware-certificates``: whose certificate to look at."""
+    """``POST /v1/vmware-certificates``: the server whose certificate to fetch."""
 
     host: Label = Field(min_length=1)
     port: int = Field(default=443, ge=1, le=65535)
@@ -157,20 +157,20 @@ class VmwareCertificate(Body):
 
 
 class VmwareServerRequest(VmwareAddress):
-    """``POST /v1/vmware``: a vCenter, or an ESXi host. The password is sealed and never answered. ``fingerprint``
-    pins the server's certificate."""
+    """``POST /v1/vmware``: a vCenter, or an ESXi host. The password is sealed and never returned. ``fingerprint`` pins
+    the server's certificate."""
 
     name: str = Field(max_length=63, pattern=ServerName)
     user: Label = Field(min_length=1)
     password: SentSecret = Field(default=SecretStr(""), max_length=_PASSWORD_LENGTH)
     fingerprint: Label = Field(min_length=1)
     through: Label = ""
-    """The process server (name or id) that follows it, at its site; empty: this server does. The login is tried by
-    whoever follows it."""
+    """The process server (name or id) that follows it, at its site; empty: this server does. The follower tests the
+    login."""
 
 
 class VmwareServer(Body):
-    """A VMware server and how discovery there goes. ``seen``: when it last answered."""
+    """A VMware server and the state of discovery there. ``seen``: when it last answered."""
 
     name: str
     host: str
@@ -190,8 +190,8 @@ class VmwareServer(Body):
 
 
 class DiscoveredMachine(Body):
-    """A machine at a VMware server, with the names of where it is. ``protected_as``: the name of the machine of ours
-    whose hardware it is, empty for none."""
+    """A machine at a VMware server, with the names of its places. ``protected_as``: the name of our machine on this
+    hardware, empty for none."""
 
     server: str
     facts: VmwareMachine
@@ -201,7 +201,7 @@ class DiscoveredMachine(Body):
     networks: List[str] = []
     protected_as: str = ""
     reachable: List[str] = []
-    """Addresses that it may be reached at, the likeliest first."""
+    """Addresses at which it may be reachable, the most likely first."""
     changed: Moment = 0
     findings: List[Finding] = []
 
@@ -223,8 +223,8 @@ class DiscoveredSummary(Body):
 
 
 class DiscoveryOrder(Body):
-    """In the answer to a process server's report: a VMware server that it is to follow. ``mark`` is another one as soon
-    as it is to be logged in to otherwise."""
+    """In the answer to a process server's report: a VMware server that it must follow. ``mark`` changes when the
+    address or the login changes."""
 
     name: str
     mark: str
@@ -238,16 +238,15 @@ class DiscoveryClaim(Body):
 
 
 class SealedDiscovery(Body):
-    """The answer: where and as whom to log in, sealed to the key of the claim, in hex. Held in memory only and never
-    logged."""
+    """The answer: address and login, sealed to the key of the claim, in hex. Held in memory only and never logged."""
 
     sealed: str
 
 
 class DiscoveryReport(Body):
-    """``POST /v1/process-servers/self/vmware/{name}``. ``product``: set once the login worked. ``answered``: the
-    VMware server answered, and ``machines``, ``places`` and ``gone`` hold what changed, which may be nothing.
-    ``known``: the ids of all that is there, sent after a full report. ``failure``: why it does not work now."""
+    """``POST /v1/process-servers/self/vmware/{name}``. ``product``: set once the login worked. ``answered``: the VMware
+    server answered, and ``machines``, ``places`` and ``gone`` contain the changes, if any. ``known``: the ids of
+    everything that exists, sent after a full report. ``failure``: why it does not work now."""
 
     mark: Label
     product: Shown = ""
@@ -260,6 +259,6 @@ class DiscoveryReport(Body):
 
 
 class DiscoveryStanding(Body):
-    """The answer. ``wanted`` False: it was removed, or is to be logged in to otherwise; end it."""
+    """The answer. ``wanted`` False: the server was removed, or its login changed; end it."""
 
     wanted: bool

@@ -1,1 +1,1 @@
-"""A recovery point as a block device: NBD server, copy-on-write overlay, images. Sources come in as BlockSource."""
+"""Show a recovery point as a block device: NBD server, copy-on-write overlay, images. Sources are BlockSources."""

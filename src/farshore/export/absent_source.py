@@ -1,4 +1,4 @@
-"""What lies below an overlay that is complete: nothing that will ever be asked for."""
+"""The source below a complete overlay, from which nothing is ever read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of an export process: a file of bounded size, as the process may run for years beside its machine."""
+"""The log of an export process: a file of limited size, because the process may run for years beside its machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ _LOG_BYTES = 4 << 20
 
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """Appends to ``path``; a full file becomes ``path``.1 in place of the one before.
+    """Appends to ``path``; a full file replaces ``path``.1.
 
-    Standard output and standard error follow, so that what the interpreter itself says lands in the newest file.
-    """
+    Standard output and standard error follow, so output of the interpreter itself also goes to the newest file."""
 
     def __init__(self, path: Path, size: int = _LOG_BYTES) -> None:
         super().__init__(path, maxBytes=size, backupCount=1, encoding="utf-8", errors="backslashreplace")

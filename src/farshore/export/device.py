@@ -1,8 +1,8 @@
-"""What the NBD server serves: a disk that may be written to.
+"""The disk that the NBD server serves; it may be writable.
 
-A device stands between the protocol and the sources: ``ReadOnlyDevice`` shows a source as it is,
+A device is between the protocol and the sources: ``ReadOnlyDevice`` shows a source unchanged,
 ``farshore.export.overlay.OverlayDevice`` puts a copy-on-write layer over one. All methods may be called from several
-threads at once. Ranges lie within the disk: the caller has checked them.
+threads at once. Ranges are within the disk: the caller has checked them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from farshore.model.ports import BlockSource, Extent
 
 @runtime_checkable
 class Residency(Protocol):
-    """An ability that a source may have: to tell what it can deliver without waiting."""
+    """An optional ability of a source: to say what it can deliver without waiting."""
 
     def resident(self, offset: int, length: int) -> bool:
         """Return whether ``read_into`` needs neither a store nor long decoding."""
@@ -33,7 +33,7 @@ class Device(Protocol):
 
     @property
     def writable(self) -> bool:
-        """False where write, zero and trim are refused."""
+        """False if write, zero and trim are refused."""
         ...
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -45,11 +45,12 @@ class Device(Protocol):
         ...
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Write; survives the death of this process once it returns, and a power cut after the next flush."""
+        """Write; when it returns, the write survives the death of this process, and after the next flush a power
+        cut."""
         ...
 
     def zero(self, offset: int, length: int) -> None:
-        """Make the range read as zeroes and give its space back."""
+        """Make the range read as zeroes and release its space."""
         ...
 
     def flush(self) -> None:
@@ -66,7 +67,7 @@ class Device(Protocol):
 
 
 class ReadOnlyDevice:
-    """A source, shown as it is."""
+    """A source, shown unchanged."""
 
     writable = False
 

@@ -1,8 +1,8 @@
-"""Copies what overlays lack from their sources in the background, so that machines come to stand on local disk alone.
+"""Copy what overlays lack from their sources in the background, so that machines come to depend only on local disks.
 
 A few MiB at a time, begun in disk order, within a rate; memory does not grow with the disk. It yields: while a guest
-asks for something, one MiB at a time is copied, with a breath after each. Starting anew costs a scan of the maps: what
-is in an overlay is never fetched twice.
+uses its disk, one MiB at a time is copied, with a pause after each. A restart costs a scan of the maps: what is in an
+overlay is never fetched twice.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 30.0
 _DAMAGED_SECONDS = 600.0
-"""Before what is damaged is tried again."""
+"""Before damaged pieces are retried."""
 _BREATH_SECONDS = 0.002
 _WORKERS = 3
 _AHEAD = 2 * _WORKERS
 """Pieces that are begun before the first of them is waited for."""
 _QUIET_SECONDS = 0.1
-"""A guest that has asked for nothing for so long is in need of nothing."""
+"""A guest without requests for this long does not need its disk."""
 
 
 class Hydration:
@@ -44,7 +44,7 @@ class Hydration:
         self._thread = threading.Thread(target=self._run, name="hydrate", daemon=True)
         self.total = sum(overlay.size for overlay in self._overlays.values())
         self.done = 0
-        """Bytes of ``total`` that need the source no more."""
+        """Bytes of ``total`` that no longer need the source."""
 
     def start(self) -> None:
         """Start the background thread. Further calls have no effect."""
@@ -52,7 +52,7 @@ class Hydration:
             self._thread.start()
 
     def stop(self) -> None:
-        """End after the piece under way."""
+        """End after the piece in progress."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -74,8 +74,8 @@ class Hydration:
                 self._stop.wait(_DAMAGED_SECONDS)
 
     def _round(self, name: str, offsets: Iterator[int]) -> list[int]:
-        """Each piece once; return those that are damaged. What is damaged may be put back, and is no reason to leave
-        the rest where it can be lost too."""
+        """Copy each piece once; return damaged ones. Damage may be repaired later, and is no reason to leave the rest
+        where it can be lost too."""
         overlay, left = self._overlays[name], []
         pool, begun = ThreadPoolExecutor(_WORKERS, thread_name_prefix="hydrate"), deque[tuple[int, Future[int]]]()
         try:
@@ -96,8 +96,8 @@ class Hydration:
         return left
 
     def _copied(self, piece: Future[int], offset: int) -> bool:
-        """Whether a piece that was begun is there. One that failed is tried once more by itself: what is in the way of
-        one, a store that is away above all, is in the way of all that were begun, and is waited for once."""
+        """Return whether a piece that was begun has been copied. A failed one is retried alone: an obstacle of one
+        piece, above all an unreachable store, affects all that were begun, and is waited for once."""
         try:
             self._rest(piece.result(), offset)
         except (FarshoreError, OSError):
@@ -105,7 +105,7 @@ class Hydration:
         return True
 
     def _guest_asks(self) -> bool:
-        """Whether a guest uses its disks, so that copying is to leave it time between two pieces."""
+        """Return whether a guest uses its disks, so that copying must leave it time between two pieces."""
         now = time.monotonic()
         asked = {name: one.asked for name, one in self._overlays.items()}
         if asked != self._asked:
@@ -113,11 +113,11 @@ class Hydration:
         return now < self._busy_until
 
     def _conclude(self, name: str) -> None:
-        """Write down that a disk needs its source no more, as soon as there is room for that."""
+        """Record that a disk no longer needs its source, as soon as there is space for that record."""
         while not self._stop.is_set():
             try:
                 if self._overlays[name].note_complete():
-                    log.info("Disk %s stands on this host alone.", name)
+                    log.info("Disk %s depends only on this host now.", name)
                 return
             except Damaged as error:
                 log.error("Disk %s is hydrated, but that cannot be written down: %s", name, error)
@@ -127,12 +127,12 @@ class Hydration:
                 self._stop.wait(_RETRY_SECONDS)
 
     def _piece(self, name: str, overlay: OverlayDevice, offset: int) -> bool:
-        """One piece, repeated until it is there. False when told to stop, or if the source is damaged there."""
+        """Copy one piece, repeated until it succeeds. Return False when stopped, or if the source is damaged there."""
         while not self._stop.is_set():
             try:
                 copied = overlay.hydrate(offset)
             except Damaged as error:
-                log.error("Hydration of disk %s leaves out a MiB at byte %d: %s", name, offset, error)
+                log.error("Hydration of disk %s skips a MiB at byte %d: %s", name, offset, error)
                 return False
             except (FarshoreError, OSError) as error:
                 log.warning("Hydration of disk %s waits at byte %d: %s", name, offset, error)
@@ -143,7 +143,7 @@ class Hydration:
         return False
 
     def _rest(self, copied: int, offset: int) -> None:
-        """After a piece: for its share of the rate, and so that a guest comes to its turn."""
+        """Rest after a piece: for its share of the rate, and so that a guest gets its turn."""
         pause = copied / self._rate if self._rate else 0.0
         if copied and self._guest_asks():
             pause = max(pause, _BREATH_SECONDS)

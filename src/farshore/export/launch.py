@@ -1,4 +1,4 @@
-"""Starts, finds and stops export processes. The processes outlive whoever started them."""
+"""Start, find and stop export processes. The processes outlive the process that started them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LOG_TAIL = 400
 
 
 class ExportLauncher:
-    """The export of one run folder: the folder in which ``settings.socket`` lies."""
+    """The export of one run folder: the folder of ``settings.socket``."""
 
     def start(self, settings: ExportSettings) -> None:
-        """Have the export served: at once if it is already. Raises the error that it met while opening."""
+        """Serve the export; returns at once if it is already served. Raises the error that occurred while opening."""
         folder = settings.socket.parent
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         run = RunFolder(folder)
@@ -51,15 +51,15 @@ class ExportLauncher:
         return RunFolder(folder).holder() is not None
 
     def hydrate(self, folder: Path) -> None:
-        """Have the overlays filled up in the background: by the process that serves now, and by later ones."""
+        """Fill the overlays in the background: by the process that serves now, and by later ones."""
         RunFolder(folder).want_hydration()
 
     def state(self, folder: Path) -> ExportState | None:
-        """Return what the export of ``folder`` said last."""
+        """Return the last reported state of the export of ``folder``."""
         return RunFolder(folder).reported()
 
     def stop(self, folder: Path) -> None:
-        """Have it ended, its overlays flushed. Nothing to do where there is none."""
+        """Stop it, with its overlays flushed. Does nothing if there is none."""
         run = RunFolder(folder)
         for number in (signal.SIGTERM, signal.SIGKILL):
             process = run.holder()
@@ -74,7 +74,7 @@ class ExportLauncher:
                 return
         raise TryLater(
             f"The export process of {folder} does not stop.",
-            remedy="Find out what it waits for: its log in that folder, and dmesg.",
+            remedy="Find out what it waits for: read its log in that folder, and dmesg.",
         )
 
     def _spawn(self, settings: ExportSettings, run: RunFolder) -> None:
@@ -101,4 +101,4 @@ def _tail(path: Path) -> str:
         lines = path.read_text(errors="replace")[-_LOG_TAIL:].strip().splitlines()
     except OSError:
         return "there is no log"
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "the log is empty"

@@ -1,6 +1,6 @@
-"""A source as a file on this host, through our own NBD server and nbdfuse.
+"""Show a source as a file on this host, through our own NBD server and nbdfuse.
 
-No kernel module beyond FUSE, no loop device and no root are needed.
+Needs no kernel module beyond FUSE, no loop device and no root.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _START_SECONDS = 20.0
 
 @contextlib.contextmanager
 def mounted(source: BlockSource, folder: Path, name: str) -> Iterator[Path]:
-    """Mount the disk read-only as ``folder/name`` while the context lasts; ``folder`` must exist. The source is closed
-    at its end. Raises Refused (nbdfuse is missing), TryLater (it did not start)."""
+    """Mount the disk read-only as ``folder/name`` inside the context; ``folder`` must exist. The source is closed at
+    its end. Raises Refused (nbdfuse is missing), TryLater (it did not start)."""
     with served(source) as socket, as_file(socket, folder, name, read_only=True) as file:
         yield file
 
 
 @contextlib.contextmanager
 def served(source: BlockSource, overlay: Path | None = None) -> Iterator[Path]:
-    """Yield the disk as export ``0`` of an NBD server on a Unix socket while the context lasts. The source is closed at
-    its end. The disk is read-only unless there is a folder for an overlay."""
+    """Yield the socket of an NBD server with the disk as export ``0``, inside the context. The source is closed at its
+    end. The disk is read-only unless there is a folder for an overlay."""
     cache = ReadCache(source, _CACHE_BYTES)
     device: Device = ReadOnlyDevice(cache) if overlay is None else OverlayDevice(cache, overlay, "a point")
     with contextlib.closing(device), tempfile.TemporaryDirectory(prefix="farshore-mount-") as run:
@@ -51,8 +51,8 @@ def served(source: BlockSource, overlay: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def as_file(socket: Path, folder: Path, name: str, *, read_only: bool = False) -> Iterator[Path]:
-    """Mount what is served on the socket as ``folder/name`` while the context lasts. Raises Refused, TryLater as
-    ``mounted`` does."""
+    """Mount the export on the socket as ``folder/name`` inside the context. Raises Refused, TryLater as ``mounted``
+    does."""
     if shutil.which("nbdfuse") is None:
         raise Refused("nbdfuse is not installed.", remedy="Install the package nbdfuse.")
     option = ["-r"] if read_only else []
@@ -73,7 +73,7 @@ def as_file(socket: Path, folder: Path, name: str, *, read_only: bool = False) -
 
 
 def _unmount(folder: Path) -> None:
-    """By FUSE's own tool, which users may run; by umount for root where it is not installed."""
+    """Unmount by FUSE's own tool, which users may run; by umount for root if that is not installed."""
     for command in (["fusermount3", "-u"], ["fusermount", "-u"], ["umount"]):
         if shutil.which(command[0]):
             subprocess.run([*command, str(folder)], check=False, capture_output=True)

@@ -1,4 +1,4 @@
-"""From settings to devices: opens the sources and puts overlays over them. The only wiring of an export."""
+"""From settings to devices: open the sources and put overlays over them. The only wiring of an export."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def open_devices(settings: ExportSettings) -> dict[str, Device]:
 
 
 def open_vault(settings: ExportSettings) -> Vault:
-    """Return the vault of ``settings``. Raises Malformed for a key that is none, and what opening a vault raises."""
+    """Return the vault of ``settings``. Raises Malformed for an invalid key, and what opening a vault raises."""
     try:
         key = bytes.fromhex(settings.vault_key.get_secret_value())
     except ValueError as error:
@@ -54,7 +54,7 @@ def open_vault(settings: ExportSettings) -> Vault:
 
 
 def _absent_source(disk: ExportedDisk) -> BlockSource | None:
-    """A stand-in where the overlay is complete: such a machine starts even if the vault is gone."""
+    """Return a stand-in if the overlay is complete: such a machine starts even if the vault is gone."""
     known = read_description(disk.overlay) if disk.overlay is not None else None
     if known is None or not known.complete or known.source != disk.source.identity:
         return None

@@ -1,11 +1,11 @@
 """Copy-on-write: a recovered machine's own writes, in local files over a read-only source.
 
 The folder of an overlay holds ``data`` (sparse, as large as the disk), the two maps (``farshore.export.overlay_map``)
-and ``overlay.json``, which names the source, so that an overlay is never put over another point. A failed-over
-machine lives on its overlay: it outlives the export process, and what was flushed outlives a power cut.
+and ``overlay.json``, which names the source, so that an overlay is never put over another point. A failed-over machine
+runs on its overlay: it outlives the export process, and flushed writes survive a power cut.
 
-Writers of the same MiB exclude one another, so that filling up a block from the source can never run over a
-neighbour's newer write; readers take no lock.
+Writers of the same MiB exclude one another, so that filling a block from the source can never overwrite a neighbour's
+newer write; readers take no lock.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCKS = 64
 _LOCK_SHIFT = 20
 HYDRATE_BYTES = 1 << 20
-"""What one call of ``hydrate`` looks at."""
+"""Range that one call of ``hydrate`` examines."""
 
 
 class OverlayDevice:
     """A writable disk: ``source`` below, the files of ``folder`` above.
 
-    ``identity`` says what the source is (machine, position, disk). Raises Refused if the folder belongs to another
-    source, Busy if another process has it open, Damaged or Malformed if it is not what it should be.
-    """
+    ``identity`` names the source's state (machine, position, disk). Raises Refused if the folder belongs to another
+    source, Busy if another process has it open, Damaged or Malformed for invalid files."""
 
     writable = True
 
@@ -54,7 +53,7 @@ class OverlayDevice:
         self._flush_done = 0
         self._failed: OSError | None = None
         self.asked = 0
-        """Changes whenever somebody uses the disk: a guest, and not its hydration."""
+        """Changes whenever somebody uses the disk: a guest, not hydration."""
         with ExitStack() as undo:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_file = _hold(folder / "lock")
@@ -164,7 +163,7 @@ class OverlayDevice:
             try:
                 os.fdatasync(self._data)
             except OSError as error:
-                # The kernel may have dropped what it could not write: nothing here can be promised any more.
+                # The kernel may have dropped what it could not write: nothing can be guaranteed any longer.
                 self._failed = error
                 self._map.retract(pages)
                 raise
@@ -172,7 +171,7 @@ class OverlayDevice:
                 self._map.commit(pages)
             except OSError as error:
                 self._map.retract(pages)
-                if error.errno not in _FULL:  # which passes: the pages are here, and are written again
+                if error.errno not in _FULL:  # a temporary error: the pages are here, and are written again
                     self._failed = error
                 raise
             self._flush_done = ticket
@@ -198,7 +197,7 @@ class OverlayDevice:
                 yield Extent(start, stop - start, zero=run.state == ZERO)
 
     def hydrate(self, offset: int) -> int:
-        """Copy what is still the source's in the MiB at ``offset``; how many bytes were read from the source."""
+        """Copy what the MiB at ``offset`` still lacks; return how many bytes were read from the source."""
         end = min(offset + HYDRATE_BYTES, self._size)
         copied = 0
         with self._region(offset, end):
@@ -209,12 +208,12 @@ class OverlayDevice:
                 for extent in self._source.extents(start, stop - start):
                     copied += self._take_over(extent)
         if copied:
-            with contextlib.suppress(OSError):  # a hint: a flush, the guest's above all, is to find little left to do
+            with contextlib.suppress(OSError):  # a hint: a flush, above all the guest's, then has little left to do
                 os.posix_fadvise(self._data, offset, end - offset, os.POSIX_FADV_DONTNEED)
         return copied
 
     def note_complete(self) -> bool:
-        """Write down that the source is not needed any more; False, and nothing is written, where it still is."""
+        """Record that the source is no longer needed; return False, without a record, if it still is."""
         if self._map.states.find(bytes((SOURCE,)), 0, blocks_of(self._size)) >= 0:
             return False
         self.flush()
@@ -228,7 +227,7 @@ class OverlayDevice:
         if extent.zero and extent.offset % BLOCK == 0 and last * BLOCK <= extent.offset + extent.length:
             self._map.mark(first, last, ZERO)
             return 0
-        # A run of zeroes that ends amid a block is copied with its neighbours' bytes.
+        # A run of zeroes that ends within a block is copied with its neighbours' bytes.
         start, stop = first * BLOCK, min(last * BLOCK, self._size)
         data = memoryview(bytearray(stop - start))
         self._source.read_into(start, data)
@@ -271,7 +270,7 @@ class OverlayDevice:
             yield
 
     def _fill_edges(self, offset: int, end: int) -> None:
-        """Complete the first and last block from below, where they are about to be written in part."""
+        """Complete the first and last block from below, if they are about to be written in part."""
         first, last = offset // BLOCK, (end - 1) // BLOCK
         if offset % BLOCK:
             self._fill(first)

@@ -1,4 +1,4 @@
-"""``overlay.json``: what an overlay lies over, and when it was last opened. Byte layout: docs/formats/overlay.md."""
+"""``overlay.json``: the source of an overlay, and when it was last opened. Byte layout: docs/formats/overlay.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class OverlayDescription:
-    """``source`` names the state below, ``size`` is the disk's; ``complete``: nothing is read from below any more."""
+    """``source`` names the state below, ``size`` is the disk's; ``complete``: nothing is read from below any longer."""
 
     source: str
     size: int
@@ -50,7 +50,7 @@ def read_description(folder: Path) -> OverlayDescription | None:
 
 
 def write_description(folder: Path, description: OverlayDescription) -> None:
-    """Replace the description: whole or not at all, and durable."""
+    """Replace the description: completely or not at all, and durably."""
     fields = {"format": _FORMAT, "version": _VERSION, "block": BLOCK, "size": description.size}
     fields |= {"source": description.source, "boot": description.boot, "complete": description.complete}
     new = folder / f"{_NAME}.new"

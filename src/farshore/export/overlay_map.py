@@ -1,10 +1,10 @@
-"""Which blocks of an overlay hold data: one byte per 4 KiB block, kept twice.
+"""Record which blocks of an overlay hold data: one byte per 4 KiB block, stored twice.
 
-``live`` is mapped into memory and changes with every write: the page cache holds it, so it outlives this process,
-but after a power cut it may be ahead of the data. ``durable`` is only written by ``commit``, after the data that it
-tells of is on the disk. When an overlay is opened, the live map counts if the host has not been started anew since,
-else the durable one: so a write that was answered survives the death of the process, and a write that was flushed
-survives a power cut, and no block is ever believed to hold data that was not written.
+``live`` is mapped into memory and changes with every write: it is in the page cache, so it outlives this process, but
+after a power cut it may be ahead of the data. ``durable`` is only written by ``commit``, after the data that it
+describes is on the disk. When an overlay is opened, the live map counts if the host has not been restarted since,
+otherwise the durable one. So an answered write survives the death of the process, a flushed write survives a power cut,
+and no block is ever believed to hold data that was not written.
 
 Byte layout: docs/formats/overlay.md.
 """
@@ -22,7 +22,7 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import BLOCK
 
 SOURCE: Final = 0
-"""The block is the source's."""
+"""The block must be read from the source."""
 DATA: Final = 1
 """The block is in the overlay's data file."""
 ZERO: Final = 2
@@ -50,8 +50,8 @@ class OverlayMap:
         self._durable = _open_sized(folder / "durable", blocks)
         live = _open_sized(folder / "live", blocks)
         try:
-            # Given their space now: a page of a mapped file that finds no room later would kill the process, and a
-            # flush must not fail for a map where there was room for the data.
+            # Their space is allocated now: a page of a mapped file without space would kill the process later, and a
+            # flush must not fail for a map if there was space for the data.
             os.posix_fallocate(live, 0, max(blocks, 1))
             os.posix_fallocate(self._durable, 0, max(blocks, 1))
             if not trust_live:
@@ -63,7 +63,7 @@ class OverlayMap:
         self._touched: set[int] = set() if not trust_live else self._differing()
 
     def _differing(self) -> set[int]:
-        """Pages that the last run changed and did not commit."""
+        """Return pages that the last run changed and did not commit."""
         pages: set[int] = set()
         for start in range(0, self._blocks, _COPY):
             count = min(_COPY, self._blocks - start)
@@ -84,14 +84,14 @@ class OverlayMap:
                 yield Run(start + match.start(), start + match.end(), states[match.start()])
 
     def mark(self, first: int, last: int, state: int) -> None:
-        """Set blocks ``[first, last)``: after the data has been handed to the kernel, never before."""
+        """Set blocks ``[first, last)``: after the data was passed to the kernel, never before."""
         wanted = bytes((state,)) * (last - first)
         if self.states[first:last] != wanted:
             self.states[first:last] = wanted
             self._touched.update(range(first // _PAGE, (last - 1) // _PAGE + 1))
 
     def pending(self) -> dict[int, bytes]:
-        """Take the changed pages as they are now: the data that they tell of must be synced, then ``commit``."""
+        """Take the changed pages as they are now: the data that they describe must be synced, then ``commit``."""
         pages: dict[int, bytes] = {}
         while self._touched:
             page = self._touched.pop()
@@ -99,8 +99,8 @@ class OverlayMap:
         return pages
 
     def commit(self, pages: dict[int, bytes]) -> None:
-        """Make ``pages`` durable. Raises OSError; they can be committed again then, for they are written as they are
-        here, whatever came of them before."""
+        """Make ``pages`` durable. Raises OSError; then they can be committed again, because they are always written
+        completely."""
         if not pages:
             return
         for page, states in sorted(pages.items()):
@@ -109,7 +109,7 @@ class OverlayMap:
         os.fdatasync(self._durable)
 
     def retract(self, pages: dict[int, bytes]) -> None:
-        """Give pages back whose commit failed."""
+        """Return pages whose commit failed."""
         self._touched.update(pages)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ def _open_sized(path: Path, size: int) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     found = os.fstat(file).st_size
     if found < size:
-        # A new one, or one whose making was interrupted before anything was marked.
+        # A new one, or one whose creation was interrupted before anything was marked.
         os.ftruncate(file, size)
     return file
 

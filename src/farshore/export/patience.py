@@ -1,4 +1,5 @@
-"""A source that waits out a store's bad moments: a machine that runs on it would take an error for a broken disk."""
+"""A source that waits out temporary errors of a store: a machine that runs on it would take an error for a broken
+disk."""
 
 from __future__ import annotations
 

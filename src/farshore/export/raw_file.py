@@ -1,4 +1,4 @@
-"""A raw disk image or block device as a source: for images that are recovered or compared without a vault."""
+"""Use a raw disk image or block device as a source, for images that are recovered or compared without a vault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOLE_ABSENT = (errno.ENXIO, errno.EINVAL, errno.ENOTSUP)
 
 
 class RawFileSource:
-    """``path``, read-only, at the size that it had when it was opened. A tail of less than 512 bytes is left out."""
+    """``path``, read-only, at its size when it was opened. A tail of less than 512 bytes is omitted."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -29,7 +29,8 @@ class RawFileSource:
         return self._size
 
     def resident(self, offset: int, length: int) -> bool:
-        """Return True: the page cache answers most reads of a local file, and the disk the others soon enough."""
+        """Return True: the page cache answers most reads of a local file, and the disk answers the others soon
+        enough."""
         return offset + length <= self._size
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

@@ -1,11 +1,11 @@
-"""A bounded cache of chunks over a source: small reads cost a copy, zeroes cost nothing, streams are read ahead.
+"""A limited cache of chunks over a source: small reads cost a copy, zeroes cost nothing, streams are read ahead.
 
-A miss brings the whole 64 KiB chunk that a read falls in, because the vault would open as much for 4 KiB of it. Runs
-that the source's indexes call zero are noted per region, so they are answered without asking again. Reads that go on
-where the last one ended have the chunks after them fetched in the background. Large reads pass by: what is copied
-out in one go is not read twice.
+A miss reads the whole 64 KiB chunk of a read, because the vault would open as much for 4 KiB of it. Runs that are zero
+according to the source's indexes are noted per region, so they are answered without asking again. If a read continues
+where the last one ended, the next chunks are fetched in the background. Large reads bypass the cache: data that is
+copied out at once is not read twice.
 
-Memory: ``limit`` bytes of chunks, and one byte for each chunk of the regions that were read from.
+Memory: ``limit`` bytes of chunks, and one byte for each chunk of the regions that were read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ReadCache:
         self._chunks = source if isinstance(source, WholeChunks) else None
         self._size = source.size
         self._limit = max(1, limit // CHUNK)
-        # Chunks by number, the one used last at the end. Single operations are atomic under the interpreter's lock.
+        # Chunks by number, the last used at the end. Single operations are atomic under the interpreter's lock.
         self._held: OrderedDict[int, memoryview] = OrderedDict()
         self._zeroes: dict[int, bytes] = {}
         self._loading: dict[int, threading.Event] = {}
@@ -70,7 +70,7 @@ class ReadCache:
             if data is None:
                 data = self._fetch(chunk)
             else:
-                # Another thread may have dropped it meanwhile; what we hold of it is still right.
+                # Another thread may have dropped it meanwhile; our reference is still valid.
                 with contextlib.suppress(KeyError):
                     self._held.move_to_end(chunk)
             if data is None:
@@ -94,7 +94,7 @@ class ReadCache:
         return known is not None and known[place] == _ZERO
 
     def _fetch(self, chunk: int) -> memoryview | None:
-        """The chunk, from the source if need be, or None if it is zero."""
+        """Return the chunk, from the source if necessary, or None if it is zero."""
         region, place = divmod(chunk, _REGION_CHUNKS)
         known = self._zeroes.get(region)
         if known is None:
@@ -111,7 +111,7 @@ class ReadCache:
                 if waiting is None:
                     self._loading[chunk] = threading.Event()
                     break
-            # Another thread brings it; should it fail, this one tries for itself.
+            # Another thread fetches it; if that fails, this one tries itself.
             waiting.wait()
         return self._load(chunk)
 
@@ -136,7 +136,7 @@ class ReadCache:
         return data
 
     def _survey(self, region: int) -> bytes:
-        """One byte for each chunk of the region: whether the source says that all of it is zero."""
+        """Return one byte for each chunk of the region: whether the source says that all of it is zero."""
         start = region * _REGION_CHUNKS * CHUNK
         end = min(start + _REGION_CHUNKS * CHUNK, self._size)
         marks = bytearray(_REGION_CHUNKS)
@@ -149,7 +149,7 @@ class ReadCache:
         return bytes(marks)
 
     def _read_ahead(self, chunk: int) -> None:
-        """Bring what follows, where this miss goes on from the last one or from what was brought for it."""
+        """Fetch the next chunks, if this miss continues from the last one or from chunks fetched for it."""
         follows = 0 <= chunk - self._stream_end < _STREAM_GAP
         self._stream_end = chunk + 1
         if not follows or self._closed:
@@ -167,7 +167,7 @@ class ReadCache:
         try:
             self._load(chunk)
         except (FarshoreError, OSError):
-            # Whoever really needs the chunk meets the error himself.
+            # A reader that really needs the chunk gets the error itself.
             return
 
 

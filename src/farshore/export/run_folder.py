@@ -1,7 +1,7 @@
-"""The files by which an export process and whoever started it find each other.
+"""The files by which an export process and its starter find each other.
 
-All lie beside the NBD socket. ``export.pid`` is locked as long as the process lives, so neither a stale file nor a
-process id in its second life is ever taken for it; ``export.state`` says how its opening went.
+All are beside the NBD socket. ``export.pid`` is locked while the process lives, so neither a stale file nor a reused
+process id is ever taken for it; ``export.state`` contains the result of its opening.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class ExportState:
-    """How an export stands: ``ready`` or ``failed``, with the error's code, message and remedy.
+    """The state of an export: ``ready`` or ``failed``, with the error's code, message and remedy.
 
-    ``hydrated`` of ``total`` bytes need the source no more.
-    """
+    ``hydrated`` of ``total`` bytes no longer need the source."""
 
     state: str
     code: str = ""
@@ -47,11 +46,11 @@ class RunFolder:
 
     @property
     def hydration_wanted(self) -> bool:
-        """Whether the overlays are to be filled up from their sources."""
+        """Whether the overlays should be filled from their sources."""
         return (self.folder / "hydrate").exists()
 
     def want_hydration(self) -> None:
-        """Ask for it; the export process looks every second."""
+        """Request it; the export process checks every second."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "hydrate").touch(mode=0o600)
 
@@ -60,26 +59,25 @@ class RunFolder:
         return self.folder / "export.state"
 
     def claim(self) -> bool:
-        """Take this folder for this process and the children that it forks, until the last has ended.
+        """Claim this folder for this process and the children that it forks, until the last has ended.
 
-        False where another one has it.
-        """
+        Return False if another process has it."""
         file = os.open(self.pid, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
             return False
-        # Never closed: the lock lives as long as the process.
+        # Never closed: the lock lasts as long as the process.
         os.ftruncate(file, 0)
         return True
 
     def sign(self) -> None:
-        """Write down that this process is the one that holds the claim."""
+        """Record that this process holds the claim."""
         self.pid.write_text(str(os.getpid()))
 
     def holder(self) -> int | None:
-        """Return the process that has claimed the folder, 0 if it has not said its number yet, or None if there is
+        """Return the process that has claimed the folder, 0 if it has not recorded its number yet, or None if there is
         none."""
         try:
             file = os.open(self.pid, os.O_RDWR | os.O_CLOEXEC)
@@ -95,18 +93,18 @@ class RunFolder:
         return None
 
     def report(self, state: ExportState) -> None:
-        """Say how the export stands; replaces what was said before."""
+        """Record the state of the export; replaces the earlier state."""
         new = self._state.with_suffix(".new")
         new.write_text(json.dumps(asdict(state)))
         new.rename(self._state)
 
     def reported(self) -> ExportState | None:
-        """Return what the export said last, if anything."""
+        """Return the last recorded state of the export, if any."""
         try:
             return ExportState(**json.loads(self._state.read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def forget(self) -> None:
-        """Remove what an earlier process said."""
+        """Delete the records of an earlier process."""
         self._state.unlink(missing_ok=True)

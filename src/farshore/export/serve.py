@@ -1,7 +1,7 @@
 """The export process: ``python -m farshore.export.serve FOLDER``, settings as JSON on standard input.
 
-It detaches itself once it has read them, opens the disks, listens, says so in FOLDER, and serves until SIGTERM. It
-depends on no other process of Farshore: a recovered machine lives on it while servers come and go.
+It detaches once it has read them, opens the disks, listens, records that in FOLDER, and serves until SIGTERM. It
+depends on no other process of Farshore: a recovered machine runs on it while servers restart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REPORT_SECONDS = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read settings, detach, serve. Answers 0 once detached; how it went on is told in the folder."""
+    """Read settings, detach, serve. Returns 0 once detached; the folder contains the further result."""
     (folder,) = arguments if arguments is not None else sys.argv[1:]
     run = RunFolder(Path(folder))
     try:
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             ExportState(FAILED, "malformed", f"The settings are wrong at {fields}.", "Upgrade Farshore as a whole.")
         )
         return 2
-    # Held over the fork, so that the folder is never seen unclaimed while we come up.
+    # Held over the fork, so that the folder is never seen unclaimed while we start.
     if not run.claim():
         log.warning("Another process exports this folder already.")
         return 0
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(settings: ExportSettings, run: RunFolder) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status."""
+    """Serve until SIGTERM or SIGINT; return the exit status."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -102,7 +102,7 @@ def _close(devices: dict[str, Device]) -> bool:
         try:
             device.close()
         except (FarshoreError, OSError) as error:
-            log.error("Disk %s did not close well: %s", name, error)
+            log.error("Disk %s could not be closed properly: %s", name, error)
             sound = False
     return sound
 

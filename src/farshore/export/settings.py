@@ -1,4 +1,4 @@
-"""What an export process is told: one JSON document on its standard input, so that the vault's key never appears in
+"""The settings of an export process: one JSON document on its standard input, so that the vault's key never appears in
 arguments, environment or files."""
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ _LEAST_CACHE, _MOST_CACHE = 128 << 20, 1 << 30
 
 def cache_share() -> int:
     """Return an eighth of the memory that is free when the export begins, from 128 MiB to 1 GiB: a recovered machine
-    beside it wants most of the rest. What a machine reads while it starts is then fetched and decoded once."""
+    beside it needs most of the rest. Data that a machine reads while it starts is then fetched and decoded only
+    once."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, StopIteration):
-        # Linux tells better what is available: free memory and the page cache that it would give up.
+        # Linux knows better what is available: free memory, and the page cache that it would release.
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     return min(max(free // 8, _LEAST_CACHE), _MOST_CACHE)
@@ -36,12 +37,12 @@ class VaultDisk(BaseModel):
 
     @property
     def identity(self) -> str:
-        """Names the state: two sources with one identity hold the same bytes."""
+        """Identifies the state: two sources with one identity hold the same bytes."""
         return f"{self.machine} {self.position} disk {self.disk}"
 
 
 class FileDisk(BaseModel):
-    """A raw image or block device that nobody writes to."""
+    """A raw image or block device to which nobody writes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["file"] = "file"
@@ -49,12 +50,12 @@ class FileDisk(BaseModel):
 
     @property
     def identity(self) -> str:
-        """The path; that the file stays as it is, is the caller's promise."""
+        """The path; the caller guarantees that the file does not change."""
         return f"file {self.path}"
 
 
 class ExportedDisk(BaseModel):
-    """One export: its NBD name, what it shows, and the overlay's folder (None: read-only)."""
+    """One export: its NBD name, its source, and the overlay's folder (None: read-only)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -63,7 +64,8 @@ class ExportedDisk(BaseModel):
 
 
 class TlsPair(BaseModel):
-    """What an export shows, and whom it lets in: who has a certificate that ``authority`` signed. PEM texts."""
+    """The credentials of an export, and of its clients: those with a certificate that ``authority`` signed. PEM
+    texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     authority: str
@@ -72,11 +74,10 @@ class TlsPair(BaseModel):
 
 
 class ExportSettings(BaseModel):
-    """One export process. ``port`` 0: no TCP listener, else one on 127.0.0.1 or, with ``tls``, at ``address``.
+    """One export process. ``port`` 0: no TCP listener, otherwise one on 127.0.0.1 or, with ``tls``, at ``address``.
 
-    ``cache_bytes``: plaintext kept in memory, over all disks; see `cache_share`.
-    ``hydrate_rate``: how many bytes a second hydration (farshore.export.hydration) may copy, 0 for no limit.
-    """
+    ``cache_bytes``: plaintext kept in memory, for all disks; see `cache_share`. ``hydrate_rate``: maximum bytes a
+    second of hydration (farshore.export.hydration), 0 for no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     socket: Path
@@ -89,8 +90,8 @@ class ExportSettings(BaseModel):
     """An IPv4 or IPv6 address of this host."""
     tls: TlsPair | None = None
     shared: bool = False
-    """Whether other users may connect who get into the socket's folder: the one that a recovered machine runs as does,
-    by a descriptor that it inherited, and connects anew when the export was started anew."""
+    """Whether other users that reach the socket's folder may connect: the user of a recovered machine's QEMU does, by
+    an inherited descriptor, and reconnects after a restart of the export."""
     cache_bytes: int = Field(default_factory=cache_share)
     hydrate_rate: int = 0
 

@@ -16,7 +16,7 @@ _END = "TRAILER!!!"
 
 
 class Archive:
-    """Writes entries to ``file``; folders above an entry are made as they are needed. Paths are absolute."""
+    """Writes entries to ``file``; parent folders are created as needed. Paths are absolute."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -53,7 +53,7 @@ class Archive:
         self._header(_END, 0, 0, 0)
 
     def _begin(self, path: str, mode: int, size: int, modified: int = 0) -> bool:
-        """Write the header. False if the path is in the archive already: the first one counts."""
+        """Write the header. Return False if the archive already has the path: the first one counts."""
         pure = PurePosixPath(path)
         if pure in self._known:
             return False
@@ -67,8 +67,8 @@ class Archive:
 
     def _header(self, name: str, mode: int, size: int, modified: int) -> None:
         encoded = name.encode() + b"\0"
-        # Number, mode, owner, group, links, time, size, four device numbers, length of the name, no checksum. The
-        # numbers tell hard links apart, of which there are none: all are different.
+        # Number, mode, owner, group, links, time, size, four device numbers, length of the name, no checksum. Equal
+        # numbers would mean hard links; there are none, so all are different.
         fields = (len(self._known), mode, 0, 0, 1, modified, size, 0, 0, 0, 0, len(encoded), 0)
         header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
         self._file.write(header)

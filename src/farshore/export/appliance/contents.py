@@ -1,4 +1,4 @@
-"""What the appliance is packed with: programs of this host with their libraries, a Python program, modules."""
+"""The contents of the appliance: programs of this host with their libraries, a Python program, modules."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ except ValueError:
 ours = [one for name, one in sys.modules.items() if name != "program"]
 print(json.dumps([getattr(one, name, None) for one in ours for name in ("__file__", "__cached__")]))
 """
-"""Lists what a program imports. An error's text is part of it: Python loads modules for that only then."""
+"""Lists what a program imports. It formats an error's text too, because Python loads modules for that only then."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """``script``: a Python program that imports nothing but the standard library, and runs when it is loaded as
-    ``__main__`` only; with ``package``, a folder to import from, what of it keeps to that too. ``programs``: names of
-    programs of this host that it calls; one that is not installed is left out. ``modules``: those of the kernel that
-    it may need; one that the kernel has not is left out. ``folders``: empty ones that it expects."""
+    """``script``: a Python program that imports only the standard library, and runs only when it is loaded as
+    ``__main__``; with ``package``, also a folder to import from, whose modules follow the same rule. ``programs``:
+    names of programs of this host that it calls; missing ones are omitted. ``modules``: kernel modules that it may
+    need; missing ones are omitted. ``folders``: empty ones that it expects."""
 
     script: Path
     programs: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ class Contents:
         imported = _imported(python, self.script, self.package)
         for path in _with_libraries([python, *found, *(one for one in imported if ".so" in one.suffixes)]):
             archive.add(str(path), path)
-        for path in imported:  # their libraries are there already
+        for path in imported:  # their libraries are already included
             archive.add(str(path), path)
         archive.add("/program.py", self.script)
-        # None of this host's settings of Python are there, and text is UTF-8 whatever the locale.
+        # This host's Python settings are absent, and text is UTF-8 whatever the locale.
         found_at = f"export PYTHONPATH={shlex.quote(str(self.package))}\n" if self.package else ""
         archive.add_bytes(
             "/program", f"#!/busybox/sh\n{found_at}exec {python} -S -X utf8 /program.py\n".encode(), 0o755
@@ -76,13 +76,14 @@ class Contents:
 
 
 def which(program: str) -> Path | None:
-    """Return where a program is, also if this user's PATH leaves out the administrator's."""
+    """Return the path of a program, even if this user's PATH lacks the administrator's folders."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     return Path(found) if found else None
 
 
 def _first_steps(archive: Archive) -> None:
-    """busybox with what the first program calls of it, out of the way of this host's programs; that program."""
+    """Add busybox with the commands that the first program calls, separate from this host's programs; and that
+    program."""
     busybox = which(BUSYBOX)
     if busybox is None or list(_with_libraries([busybox])) != [busybox]:
         raise Refused("No static busybox is installed.", remedy="Install the package busybox-static.")
@@ -100,7 +101,7 @@ def _modules(archive: Archive, kernel: Kernel, names: Iterable[str]) -> None:
     modprobe = which("modprobe")
     if modprobe is None:
         raise Refused("modprobe is not installed.", remedy="Install the package kmod.")
-    # The kernel loads modules itself as well: a file system's character tables, a checksum's algorithm.
+    # The kernel also loads modules itself: a file system's character tables, a checksum's algorithm.
     archive.add("/sbin/modprobe", modprobe)
 
 
@@ -121,7 +122,7 @@ def _imported(python: Path, script: Path, package: Path | None) -> list[Path]:
 
 
 def _with_libraries(programs: list[Path]) -> Iterator[Path]:
-    """The programs, and each library that the dynamic linker loads for them, once each."""
+    """Yield the programs, and each library that the dynamic linker loads for them, without duplicates."""
     told = subprocess.run(
         ["ldd", *map(str, programs)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )

@@ -1,4 +1,5 @@
-"""Which kernel the appliance boots: one that ``scripts/setup`` unpacked for it, else one installed on this host."""
+"""Choose the kernel that the appliance boots: one that ``scripts/setup`` unpacked for it, otherwise one installed on
+this host."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from farshore.model.errors import Refused
 
 OWN = Path("/usr/local/lib/farshore/kernel")
-"""Where ``scripts/setup`` unpacks a kernel: nothing of the host's own start-up changes by it."""
+"""Where ``scripts/setup`` unpacks a kernel: the host's own boot is not affected."""
 ROOTS = (OWN, Path("/"))
 NEEDED = ("virtio_pci", "virtio_blk", "virtio_console")
 _INDEXES = ("modules.dep.bin", "modules.alias.bin", "modules.symbols.bin", "modules.softdep", "modules.builtin.bin")
@@ -35,12 +36,12 @@ class Kernel:
         return self.modules.name
 
     def has(self, module: str) -> bool:
-        """Return whether it is built in, or there is a file of it."""
+        """Return whether it is built in, or exists as a file."""
         return _plain(module) in self._built_in or _plain(module) in self._files
 
     def files(self, modules: Iterable[str]) -> Iterator[Path]:
-        """Yield the files of these modules and of those they depend on, relative to the folder; what it lacks is left
-        out."""
+        """Yield the files of these modules and of those they depend on, relative to the folder; missing ones are
+        omitted."""
         waiting = [_plain(one) for one in modules]
         known: set[str] = set()
         while waiting:
@@ -72,7 +73,7 @@ class Kernel:
 
     @cached_property
     def _softly(self) -> dict[str, list[str]]:
-        """What modprobe loads beside a module, which may be an algorithm's name that an alias leads from."""
+        """Return what modprobe loads beside a module; it may be the name of an algorithm, to which an alias leads."""
         aliases: dict[str, list[str]] = {}
         for line in _lines(self.modules / "modules.alias"):
             words = line.split()
@@ -88,7 +89,7 @@ class Kernel:
 
 
 def find_kernel(roots: Iterable[Path] = ROOTS) -> Kernel:
-    """Return the newest kernel of the first root that has one which can be read and runs in QEMU. Raises Refused."""
+    """Return the newest kernel that can be read and runs in QEMU, from the first root that has one. Raises Refused."""
     unreadable = ""
     for root in roots:
         images = sorted((root / "boot").glob("vmlinuz-*"), key=lambda path: _version(path.name), reverse=True)

@@ -1,4 +1,4 @@
-"""Boots the appliance and keeps it: QEMU without rights (``sites.qemu.confinement``), with disks and a wire.
+"""Boot the appliance and keep it running: QEMU without rights (``sites.qemu.confinement``), with disks and a wire.
 
 The appliance ends when its program does. If this process dies, a second socket closes (``life``), and the appliance
 powers off at once, whatever its program waits for.
@@ -23,41 +23,40 @@ from farshore.sites.qemu.accelerator import QEMU, choose_accelerator
 from farshore.sites.qemu.confinement import Lending, confined
 
 MOST_DISKS = 24
-"""Each takes one of the 32 places on the bus."""
+"""Each disk takes one of the 32 slots of the bus."""
 _MEMORY_MIB = 512
 _FILES = 10
-"""Sets of descriptors from here on are disks' files."""
+"""Numbers of descriptor sets from here on are disks' files."""
 _READY = b"ready\n"
 _PROCESSORS = {"kvm": "host", "tcg": "Westmere"}
-"""Emulated: the least that Debian's Python runs on without loss, see docs/decisions/2026-11-22-lab-guest.md."""
+"""Emulated: the least that Debian's Python needs, see docs/decisions/2026-11-22-lab-guest.md."""
 _CONSOLE_BYTES = 64 << 10
 
 
 class DidNotStart(Exception):
-    """The appliance did not reach its program. The message is what its console said last."""
+    """The appliance did not reach its program. The message is the end of its console output."""
 
 
 @dataclass(frozen=True)
 class Disk:
     """A disk of the appliance: an export of an NBD server on a Unix socket; with ``raw``, a file of this host with the
-    disk's bytes. The program knows it by ``serial``, which the kernel shows in /sys/class/block/*/serial: at most
-    20 characters. A flush of the program's reaches the server, and the file.
-    """
+    disk's bytes. The program identifies it by ``serial``, which the kernel shows in /sys/class/block/*/serial: at most
+    20 characters. A flush of the program reaches the server, or the file."""
 
     at: Path
     serial: str
     export: str = "0"
     raw: bool = False
     image: str = ""
-    """With ``raw``: the file is not raw after all but of this format."""
+    """With ``raw``: the file's image format, if it is not raw."""
     read_only: bool = False
     sector_size: int = 512
     """In bytes. Partition tables count in sectors."""
 
 
 class Running:
-    """An appliance whose program runs. ``close`` ends it at once, as a power cut would: a program that writes ends by
-    itself before, which ``wait`` waits for."""
+    """An appliance whose program runs. ``close`` ends it at once, like a power cut: a program that writes must have
+    ended before, which ``wait`` waits for."""
 
     def __init__(
         self,
@@ -75,14 +74,14 @@ class Running:
         self._console = console
 
     def console(self) -> str:
-        """Return what the kernel and the program have said on the console, the last of it."""
+        """Return the end of the console output of kernel and program."""
         with contextlib.suppress(OSError), self._console.open("rb") as file:
             file.seek(max(0, self._console.stat().st_size - _CONSOLE_BYTES))
             return file.read().decode(errors="replace").replace("\r", "")
         return ""
 
     def wait(self) -> None:
-        """Wait until the appliance has powered off by itself."""
+        """Wait until the appliance has powered off."""
         self._process.wait()
 
     def close(self) -> None:
@@ -102,7 +101,7 @@ class Running:
 
 
 def missing() -> list[str]:
-    """Return the packages that the appliance needs and that are not installed here."""
+    """Return the missing packages that the appliance needs."""
     packages = {QEMU: "qemu-system-x86", BUSYBOX: "busybox-static", "modprobe": "kmod", "ldd": "libc-bin"}
     found = [package for program, package in packages.items() if which(program) is None]
     try:
@@ -113,11 +112,11 @@ def missing() -> list[str]:
 
 
 def start(contents: Contents, disks: Sequence[Disk], folder: Path, patience: float | None = None) -> Running:
-    """Boot it over the disks; ``folder`` is an empty one for its files, which must outlive it. ``patience``: how
-    long to wait for its program, in seconds; None: as long as QEMU lives.
+    """Boot it over the disks; ``folder`` is an empty one for its files, which must outlive it. ``patience``: how long
+    to wait for its program, in seconds; None: as long as QEMU lives.
 
-    Raises Refused (a part is not installed), DidNotStart. Where KVM passes the probe and then fails, it is emulated.
-    """
+    Raises Refused (a part is not installed), DidNotStart. If KVM passes the test and then fails, the appliance is
+    emulated."""
     if len(disks) > MOST_DISKS:
         raise Refused(
             f"The machine has {len(disks)} disks.", remedy=f"The appliance supports at most {MOST_DISKS} disks."
@@ -137,7 +136,8 @@ def start(contents: Contents, disks: Sequence[Disk], folder: Path, patience: flo
 
 
 def _accelerator(kernel: Kernel) -> str:
-    """By booting this kernel; the verdict is kept in the user's cache, and found anew where there can be none."""
+    """Choose by booting this kernel; the result is kept in the user's cache, or found each time if there is no
+    cache."""
     given = os.environ.get("FARSHORE_CACHE")
     try:
         return choose_accelerator(Path(given) if given else Path.home() / ".cache" / "farshore", kernel.image)
@@ -178,14 +178,14 @@ def _boot(
         ours.settimeout(patience)
         if _first(ours, len(_READY)) != _READY:
             said = running.console() + complaints.read_text(errors="replace")[-_CONSOLE_BYTES:]
-            raise DidNotStart(said.strip() or "it said nothing")
+            raise DidNotStart(said.strip() or "there was no output")
         ours.settimeout(None)
         undo.pop_all()
         return running
 
 
 def _first(wire: socket.socket, length: int) -> bytes:
-    """The first bytes; fewer if QEMU ended before, or patience did."""
+    """Return the first bytes; fewer if QEMU ended before, or the time was over."""
     heard = b""
     with contextlib.suppress(TimeoutError):
         while len(heard) < length and (piece := wire.recv(length - len(heard))):
@@ -195,7 +195,7 @@ def _first(wire: socket.socket, length: int) -> bytes:
 
 @dataclass(frozen=True)
 class Lent:
-    """What QEMU inherits: paths for kernel, initial file system and the disks' sockets, descriptors for the rest."""
+    """What QEMU inherits: paths for kernel, initial file system and the disks' sockets; descriptors for the rest."""
 
     kernel: str
     image: str
@@ -227,7 +227,7 @@ def _command(lent: Lent, disks: Sequence[Disk], accelerator: str) -> list[str]:
             source += f",file.driver=nbd,file.server.type=unix,file.server.path={_option(lent.sockets[disk.at])}"
             source += f",file.export={_option(disk.export)}"
         command += ["-blockdev", source]
-        # An error is the program's to see: a guest that is paused waits for nobody here.
+        # The program handles errors: nobody here would resume a paused guest.
         device = f"virtio-blk-pci,drive=disk{place},serial={_option(disk.serial)}"
         if disk.sector_size != 512:
             device += f",logical_block_size={disk.sector_size},physical_block_size={disk.sector_size}"
@@ -236,5 +236,5 @@ def _command(lent: Lent, disks: Sequence[Disk], accelerator: str) -> list[str]:
 
 
 def _option(value: object) -> str:
-    """A comma parts QEMU's options, two are one."""
+    """Escape a value: a comma separates QEMU's options, two are one."""
     return str(value).replace(",", ",,")

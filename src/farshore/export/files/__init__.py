@@ -1,1 +1,1 @@
-"""Files and folders out of a machine's disks at a point."""
+"""Read files and folders from a machine's disks at a point."""

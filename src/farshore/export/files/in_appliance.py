@@ -1,4 +1,5 @@
-"""The file reader in the appliance (``export.appliance``): it starts wherever QEMU does, and stays for all requests."""
+"""The file reader in the appliance (``export.appliance``): it starts wherever QEMU does, and remains for all
+requests."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ class InAppliance:
         )
 
     def ask(self, request: Request, out: Path | None) -> Answer:
-        """Start the appliance unless it runs, and have it answer."""
+        """Start the appliance unless it runs, and get its answer."""
         sectors = request["sectors"]
         assert isinstance(sectors, list)
         running = self._running or self._started(sectors)
@@ -105,7 +106,7 @@ class InAppliance:
 
 
 class _Ended(Exception):
-    """The appliance ended, or says what it never does."""
+    """The appliance ended, or sent something invalid."""
 
 
 def _send(running: appliance.Running, request: Request) -> None:
@@ -114,7 +115,7 @@ def _send(running: appliance.Running, request: Request) -> None:
 
 
 def _receive(running: appliance.Running, out: Path | None, owners: bool) -> tuple[Answer, inside.Complaints]:
-    """The answer, and what went wrong with writing the archive that comes before it, if one does."""
+    """Receive the answer, and the problems of writing the archive that precedes it, if there is one."""
     with contextlib.ExitStack() as stack:
         archive: _Archive | None = None
         while True:
@@ -142,7 +143,7 @@ def _frame(running: appliance.Running) -> tuple[bytes, bytearray]:
 
 
 def _read(running: appliance.Running, length: int) -> bytearray:
-    """Memory follows what comes, not what was announced."""
+    """Read; memory grows with what arrives, not with what was announced."""
     heard = bytearray()
     while len(heard) < length:
         piece = running.wire.recv(min(length - len(heard), _MOST_PIECE))
@@ -153,10 +154,10 @@ def _read(running: appliance.Running, length: int) -> bytearray:
 
 
 class _Archive:
-    """tar, which writes what comes over the wire into a folder. GNU tar leads no member out of it."""
+    """tar, which writes what arrives over the wire into a folder. GNU tar puts no member outside of it."""
 
     def __init__(self, out: Path, owners: bool, said: BinaryIO) -> None:
-        """``said``: an empty file for what tar complains of."""
+        """``said``: an empty file for tar's error output."""
         self.complaints: inside.Complaints = []
         self._out = out
         owner = "--same-owner" if owners else "--no-same-owner"
@@ -170,20 +171,20 @@ class _Archive:
         )
 
     def write(self, piece: bytearray) -> None:
-        """Pass data to tar; after tar has ended, drop it, as tar's own error says why."""
+        """Pass data to tar; after tar has ended, drop the data, because tar's own error says why."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(piece)
 
     def end(self) -> None:
-        """Wait until all is written; ``complaints`` are tar's."""
+        """Wait until everything is written; ``complaints`` are tar's."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         status = self._process.wait()
         self._said.seek(0)
         self.complaints = inside.complained(self._said.read(), status)
-        if status and os.statvfs(self._out).f_bavail == 0:  # tar says only that it wrote less than it had
+        if status and os.statvfs(self._out).f_bavail == 0:  # tar only reports that it wrote less than it had
             self.complaints.append(("", os.strerror(errno.ENOSPC), False))
 
     def __enter__(self) -> _Archive:

@@ -1,9 +1,9 @@
-"""What runs beside the disks: finds the volumes on them, mounts them, lists or copies.
+"""The program that runs beside the disks: it finds the volumes on them, mounts them, and lists or copies files.
 
 In user-mode Linux it is the first program. It gets the folder of a request, and answers there; it runs on the host's
 own Python and programs, which it sees through hostfs, read-only. In the appliance it gets requests over its standard
-input until that ends, and answers over its standard output. Of the package it must import nothing. The disks may be
-written to: a file system replays its log as it would at a start.
+input until that ends, and answers over its standard output. It must import nothing of the package. The disks may be
+written to: a file system replays its log as it would at a boot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ASSEMBLERS = (
     ("linux_raid_member", "mdadm", "mdadm", ("--assemble", "--scan", "--config=partitions", "--run")),
     ("LVM2_member", "vgchange", "lvm2", ("--config", _LVM, "-ay")),
 )
-"""By what blkid calls a member: what makes devices of it, the package that has it, and how."""
+"""By blkid's name of a member's kind: the tool that assembles devices from it, its package, and the command."""
 _UNTOUCHED = ("none", "swap", "tmpfs", "proc", "sysfs", "devpts", "overlay", "nfs", "nfs4", "cifs", "fuse", "9p")
 """Kinds in a table of file systems that are on none of the disks."""
 
@@ -53,22 +53,22 @@ _SPECS = {
 }
 _TABLE = "/etc/fstab"
 HERE = Path("/mnt")
-"""Where the folder of the request is put: /run, where it may be, is taken for what the tools note there."""
+"""Where the folder of the request is mounted: it may not be /run, which tools use for their own notes."""
 CHARACTERS = ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")
-"""Modules that vfat asks for by name; that it does is written nowhere in its own."""
+"""Modules that vfat loads by name; its own file does not list them as dependencies."""
 _NO_FILES = ("swap", "LVM2_member", "linux_raid_member")
 _ENCRYPTED = {"crypto_LUKS": "LUKS", "BitLocker": "BitLocker"}
 _SENT = Path("/run/sent")
 SERIAL = "disk-"
-"""The appliance's disks are known by their serial numbers, the request's place after this."""
+"""The appliance's disks are identified by their serial numbers: the disk's index in the request follows this prefix."""
 FRAME = struct.Struct(">cI")
-"""On the appliance's wire: what it is, and how many bytes of it follow."""
+"""On the appliance's wire: the kind of a frame, and its length in bytes."""
 REQUEST, ANSWER, DATA, END = b"r", b"a", b"d", b"e"
 _PIECE = 1 << 18
 _RECORDS = "--blocking-factor=512"
 TAR = ("--numeric-owner", "--quoting-style=escape")
 Complaints = List[Tuple[str, str, bool]]
-"""Name in the archive (``copy/…``; empty: the whole), what of it, and whether a part of it came nevertheless."""
+"""Name in the archive (``copy/…``; empty: the whole), the problem, and whether a part of it arrived nevertheless."""
 _PARTLY = (b"Read error", b"File shrank", b"Cannot seek")
 _COMPLAINT = re.compile(
     rb"tar: (copy(?:/.*?)?): "
@@ -78,7 +78,7 @@ _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f
 
 
 class Declined(Exception):
-    """What was asked for cannot be had: the kind of error that the host is to raise, and its words."""
+    """The request cannot be fulfilled: the kind of error that the host must raise, and its text."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -106,11 +106,12 @@ class Tree:
         self.root = root
         self.left_out: list[str] = []
         self.unmounted: dict[str, str] = {}
-        """Where something belongs that could not be mounted, and why: what shows there is not what is asked for."""
+        """Mount points whose volumes could not be mounted, with the reason: what is visible there is not what was
+        requested."""
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Resolve links within the tree during the context, as the machine does, and never on the host."""
+        """Resolve links inside the context within the tree, as the machine does, and never on the host."""
         outside = os.open("/", os.O_RDONLY)
         os.chroot(self.root)
         os.chdir("/")
@@ -151,7 +152,7 @@ class Tree:
             return [_entry(one) for one in (sorted(real.iterdir()) if real.is_dir() else [real])]
 
     def copied(self, path: str) -> Path:
-        """Return where a file or a folder that is to be copied is from outside."""
+        """Return where a file or a folder to be copied is from outside."""
         source = self.at(self.find(path))
         if not source.is_file() and not source.is_dir():
             raise Declined("refused", f"{path} is neither a file nor a folder.")
@@ -170,14 +171,14 @@ def _entry(path: Path) -> dict[str, object]:
 
 
 class Host(Protocol):
-    """The way between this program and the host."""
+    """The connection between this program and the host."""
 
     def requests(self) -> Iterator[dict[str, object]]:
-        """Return what is asked for, one after the other."""
+        """Yield the requests, one after the other."""
         ...
 
     def copy(self, source: Path, request: dict[str, object]) -> Complaints:
-        """Send a file, or a folder with all in it; what went wrong."""
+        """Send a file, or a folder with its contents; return the problems."""
         ...
 
     def answer(self, answer: dict[str, object]) -> None:
@@ -186,7 +187,7 @@ class Host(Protocol):
 
 
 class Folder:
-    """One request and its answer in a folder of the host's, seen through hostfs."""
+    """One request and its answer in a folder of the host, seen through hostfs."""
 
     def __init__(self, folder: str) -> None:
         for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")):
@@ -197,8 +198,8 @@ class Folder:
         yield json.loads((HERE / "request.json").read_text())
 
     def copy(self, source: Path, request: dict[str, object]) -> Complaints:
-        """Return by tar to tar. What hostfs cannot set of a file (fractions of a second, a link's owner) the host
-        sets."""
+        """Copy from tar to tar. The host sets what hostfs cannot set of a file (fractions of a second, a link's
+        owner)."""
         out = HERE / "out"
         _run(["mount", "-t", "hostfs", "-o", str(request["out"]), "none", str(out)], check=True)
         unpack = ["tar", "-x", "-p", *TAR, "--same-owner" if request["owners"] else "--no-same-owner", "-C", str(out)]
@@ -208,7 +209,7 @@ class Folder:
             into = unpacking.stdin
 
             def write(piece: bytes) -> None:
-                with contextlib.suppress(BrokenPipeError):  # it ends before the padding does, or has said why
+                with contextlib.suppress(BrokenPipeError):  # it ends before the padding does, or has reported why
                     into.write(piece)
 
             packed = _packed(source, write)
@@ -227,7 +228,7 @@ class Folder:
 
 
 class Wire:
-    """Requests, answers and archives of what is copied, in frames: see ``FRAME``."""
+    """Requests, answers and archives of copied files, in frames: see ``FRAME``."""
 
     def requests(self) -> Iterator[dict[str, object]]:
         while header := _read(FRAME.size):
@@ -236,7 +237,7 @@ class Wire:
             yield json.loads(_read(length))
 
     def copy(self, source: Path, request: dict[str, object]) -> Complaints:  # noqa: ARG002 - the host keeps owners or not
-        """Return by tar over the wire to the host's."""
+        """Copy from tar over the wire to the host's tar."""
         found = _packed(source, lambda piece: _send(DATA, piece))
         _send(END, b"")
         return found
@@ -247,14 +248,14 @@ class Wire:
 
 def _packed(source: Path, write: Callable[[bytes], object]) -> Complaints:
     """Pass on an archive with one file or folder in it, ``copy``; times to the nanosecond, holes as holes. What cannot
-    be read is left out, or padded, and named."""
+    be read is omitted, or padded, and named."""
     copy = _SENT / "copy"
     if source.is_dir():
         copy.mkdir(parents=True)
     else:
         _SENT.mkdir()
         copy.touch()
-    # With what is mounted below it.
+    # With everything mounted below it.
     _run(["mount", "--rbind", str(source), str(copy)], check=True)
     command = ["tar", "-c", "--format=posix", "--sparse", *TAR, _RECORDS, "-C", str(_SENT), "copy"]
     try:
@@ -277,7 +278,7 @@ def _packed(source: Path, write: Callable[[bytes], object]) -> Complaints:
 
 
 def complained(said: bytes, status: int) -> Complaints:
-    """Return what tar has said, as complaints about single members; one without a name is about the whole."""
+    """Return tar's error output as complaints about single members; one without a name concerns the whole archive."""
     found: Complaints = []
     for line in said.splitlines():
         match = _COMPLAINT.fullmatch(line)
@@ -300,7 +301,8 @@ def _plainly() -> dict[str, str]:
 
 
 def _details(source: Path) -> Iterator[tuple[str, int, int, int, int]]:
-    """Path below the copy, times of access and change in ns, owner and group: of all that can be reached."""
+    """Yield path below the copy, times of access and change in ns, owner and group, for everything that can be
+    reached."""
     waiting = [(source, "")]
     while waiting:
         path, below = waiting.pop()
@@ -314,7 +316,7 @@ def _details(source: Path) -> Iterator[tuple[str, int, int, int, int]]:
 
 
 def _read(length: int) -> bytes:
-    """So many bytes of the standard input; none at its end."""
+    """Read ``length`` bytes of the standard input; none at its end."""
     heard = b""
     while len(heard) < length and (piece := os.read(0, length - len(heard))):
         heard += piece
@@ -363,15 +365,15 @@ def _answer(host: Host, request: dict[str, object]) -> dict[str, object]:
 
 
 def _parted(sectors: list[int], left_out: list[str]) -> dict[str, str]:
-    """Make the partitions of disks with large sectors known where the kernel takes each disk for one with sectors of
-    512 bytes, as user-mode Linux's does; the partitions' UUIDs by device. ``sectors``: each disk's, in bytes."""
+    """Announce the partitions of disks with large sectors, if the kernel treats each disk as one with sectors of 512
+    bytes, as user-mode Linux does; return the partitions' UUIDs by device. ``sectors``: each disk's, in bytes."""
     found: dict[str, str] = {}
     for place, size in enumerate(sectors):
         device = Path("/sys/class/block", f"ubd{chr(ord('a') + place)}")
         if size == 512 or not device.exists():
             continue
         disk = f"/dev/{device.name}"
-        _run(["partx", "--delete", disk])  # what the kernel made of a table in units of its own
+        _run(["partx", "--delete", disk])  # partitions that the kernel derived from a table in other units
         listed = ["partx", "--show", "--noheadings", "--raw", "--output", "NR,UUID", "--sector-size", str(size), disk]
         try:
             told = _run(listed).stdout
@@ -387,7 +389,7 @@ def _parted(sectors: list[int], left_out: list[str]) -> dict[str, str]:
 
 
 def assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str]) -> list[Volume]:
-    """Return the volumes with files on them, those on arrays and logical volumes too. ``partitions``: UUIDs that blkid
+    """Return the volumes with files, including those on arrays and logical volumes. ``partitions``: UUIDs that blkid
     does not find, by device."""
     found = every_volume(numbers, partitions)
     for kind, tool, package, command in _ASSEMBLERS:
@@ -405,7 +407,7 @@ def assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str
 
 
 def _several_as_one(found: list[Volume]) -> list[Volume]:
-    """Make the kernel's btrfs know all its devices; a file system on several of them is listed by the first."""
+    """Register all devices of btrfs with the kernel; a file system on several of them is listed by the first."""
     first: dict[str, Volume] = {}
     rest = [one for one in found if one.file_system != "btrfs"]
     members = [one for one in found if one.file_system == "btrfs"]
@@ -415,7 +417,7 @@ def _several_as_one(found: list[Volume]) -> list[Volume]:
             os.mknod(control, stat.S_IFCHR | 0o600, os.makedev(10, 234))
         with control.open("rb", buffering=0) as file:
             for one in members:
-                with contextlib.suppress(OSError):  # what it knows is wrong with it, its mount will say
+                with contextlib.suppress(OSError):  # its mount reports any problem
                     fcntl.ioctl(file, _BTRFS_SCAN, bytearray(struct.pack("q4088s", 0, one.device.encode())))
                 before = first.get(one.uuid)
                 first[one.uuid] = one if before is None else replace(before, size=before.size + one.size)
@@ -423,7 +425,7 @@ def _several_as_one(found: list[Volume]) -> list[Volume]:
 
 
 def every_volume(numbers: list[int], partitions: dict[str, str]) -> list[Volume]:
-    """Return every block device that something was made on, whatever it is, by blkid."""
+    """Return every block device that has any content, according to blkid."""
     found = []
     for device in sorted(Path("/sys/class/block").iterdir()):
         size = int((device / "size").read_text()) * 512
@@ -441,7 +443,7 @@ def every_volume(numbers: list[int], partitions: dict[str, str]) -> list[Volume]
 
 def _name(device: Path, numbers: list[int]) -> str:
     if (device / "dm" / "name").exists():
-        # The kernel has one name for both: a hyphen between them, and two for each that is theirs.
+        # The kernel has one name for both: a hyphen between them, and each of their own hyphens doubled.
         group, _, volume = re.sub(r"(?<!-)-(?!-)", "\0", (device / "dm" / "name").read_text().strip()).partition("\0")
         return f"{group}/{volume}".replace("--", "-").rstrip("/")
     part = device / "partition"
@@ -460,7 +462,7 @@ def _name(device: Path, numbers: list[int]) -> str:
 
 
 def _grow(tree: Tree, volumes: list[Volume], request: dict[str, object]) -> None:
-    """Mount the volume that is asked for; else all of them where the machine's own table of file systems puts them."""
+    """Mount the requested volume; otherwise all of them where the machine's own table of file systems puts them."""
     wanted = str(request["volume"])
     if wanted:
         _mount(_only([one for one in volumes if one.name == wanted], volumes), tree.root)
@@ -494,8 +496,7 @@ def _only(found: list[T], of: list[Volume]) -> T:
 
 
 def root_volumes(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
-    """Return the volumes that a machine starts from, by their table of file systems, each with the options to mount
-    it."""
+    """Return the volumes from which a machine starts, by their table of file systems, each with its mount options."""
     found = []
     for one in volumes:
         try:
@@ -505,7 +506,7 @@ def root_volumes(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
         if tree.has(_TABLE):
             found.append((one, ""))
         elif one.file_system == "btrfs":
-            # A root that is a subvolume, @ or root, which the machine's own start names.
+            # A root that is a subvolume, @ or root, which the machine's own boot names.
             names = sorted(entry.name for entry in tree.root.iterdir() if tree.has(f"/{entry.name}{_TABLE}"))
             found += [(one, f"subvol={name}") for name in names]
         _run(["umount", str(tree.root)], check=True)
@@ -513,7 +514,7 @@ def root_volumes(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
 
 
 def table_rows(text: str) -> list[tuple[str, str, str]]:
-    """Return what a table of file systems mounts beside the root, those nearest the root first: fstab(5)."""
+    """Return what a table of file systems mounts besides the root, those nearest the root first: fstab(5)."""
     rows = []
     for fields in (line.split() for line in text.splitlines()):
         if len(fields) < 3 or fields[0].startswith("#"):
@@ -543,12 +544,12 @@ def volume_by_spec(volumes: list[Volume], spec: str, names: dict[str, int]) -> V
 
 
 def _mount(volume: Volume, at: Path, options: str = "") -> None:
-    """Read-only, as the file system's own driver does it: its log is replayed first."""
+    """Mount read-only, by the file system's own driver: its log is replayed first."""
     if volume.file_system in _ENCRYPTED:
         raise Declined("refused", _encrypted(volume))
     kept = [one for one in options.split(",") if one.startswith(("subvol=", "subvolid="))]
     if volume.file_system == "vfat":
-        kept.append("utf8")  # else a name's letters are lost that the kernel's default set has not
+        kept.append("utf8")  # otherwise letters of a name are lost that the kernel's default set lacks
     done = _run(["mount", "-t", volume.file_system, "-o", ",".join(["ro", *kept]), volume.device, str(at)])
     if done.returncode:
         raise Declined("refused", f"{volume.name} ({volume.file_system}) does not mount: {done.stderr.strip()[:300]}")
@@ -559,7 +560,7 @@ def _encrypted(volume: Volume) -> str:
 
 
 def _load(*modules: str) -> None:
-    """What is built in, or is no module at all, is passed over."""
+    """Load modules; what is built in, or is not a module, is skipped."""
     elsewhere = HERE / "modules"
     for module in modules:
         _run(["modprobe", "-q", *(["-d", str(elsewhere)] if elsewhere.exists() else []), module])

@@ -1,4 +1,4 @@
-"""What becomes of a copy of which something could not be read: the rest stays, and no half of a file passes for it."""
+"""Handle a copy of which something could not be read: the rest is kept, but no incomplete file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from farshore.model.errors import Damaged, NoSpace, TryLater
 
 _COPY = "copy"
 _NO_ROOM = ("Wrote only", "Cannot write", "Cannot close")
-"""What tar says where a disk is full; it does not always say so."""
+"""tar's message if a disk is full; it does not always print it."""
 
 
 def without_partial(out: Path, path: str, complaints: Complaints) -> list[str]:
-    """Remove from ``out/copy``, the copy of ``path``, each file of which only a part came, under all its names; return
-    what is missing, by its path on the machine and the reason.
+    """Remove from ``out/copy``, the copy of ``path``, each incomplete file, under all its names; return what is
+    missing, by its path on the machine, with the reason.
 
-    Raises NoSpace if there was no room, TryLater if the copy as a whole failed, Damaged if nothing is left."""
+    Raises NoSpace if there was not enough space, TryLater if the copy as a whole failed, Damaged if nothing is left."""
     if any(text.startswith(_NO_ROOM) or "No space left" in text or "Disk quota" in text for _, text, _ in complaints):
         raise NoSpace(
             f"{path} was not copied completely: No space left on device.",
@@ -44,10 +44,10 @@ def without_partial(out: Path, path: str, complaints: Complaints) -> list[str]:
 
 
 def _removed(out: Path, name: str) -> Iterator[str]:
-    """Remove a file, and its other names; return those."""
+    """Remove a file, and its other names; yield those."""
     try:
         status = (out / name).lstat()
-    except OSError:  # too long for a path, or it did not come at all
+    except OSError:  # too long for a path, or it did not arrive at all
         return
     names = [name] if status.st_nlink == 1 else [one for one in _files(out) if _is_same(out / one, status)]
     for one in names:

@@ -1,9 +1,9 @@
-"""Files out of a machine's disks at a point, read by Linux's own drivers without a module of the host's kernel.
+"""Read files from a machine's disks at a point with Linux's own drivers, without a module of the host's kernel.
 
-A Linux kernel of our own has the disks (``inside`` runs there): it replays the log of a file system, assembles volumes
-and arrays, and reads whatever that kernel reads. The disks have an overlay over each: what is written to them is
-thrown away. The kernel is user-mode Linux, which starts within 2 s; where it does not start, as on processors with
-AMX, or is not installed, it is the appliance.
+A separate Linux kernel has the disks (``inside`` runs there): it replays the log of a file system, assembles volumes
+and arrays, and reads everything that this kernel can read. Each disk has an overlay: writes are discarded. The kernel
+is user-mode Linux, which starts within 2 s. If it is not installed or does not start, as on processors with AMX, the
+appliance is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KINDS: dict[str, type[FarshoreError]] = {"not-found": NotFound, "refused": Refu
 _REMEDIES = {
     "not-found": "See `farshore vault volumes` and `farshore vault files`.",
     "refused": "Choose another path or volume, or restore the whole disk.",
-    "try-later": "Make room there or choose another place; after a read error, run `farshore vault verify --data`.",
+    "try-later": "Free space there or choose another place. After a read error, run `farshore vault verify --data`.",
 }
 
 
@@ -51,7 +51,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a folder holds: ``kind`` is file, folder, link or special; ``modified`` in ns since 1970 UTC."""
+    """An entry of a folder: ``kind`` is file, folder, link or special; ``modified`` in ns since 1970 UTC."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Used:
-    """What read the disks: the name of a way, what it is for people, and why an earlier way was not used, if so."""
+    """How the disks were read: the name of the way, a text for people, and why an earlier way was not used, if so."""
 
     name: str
     description: str
@@ -74,15 +74,15 @@ class Used:
 
 @dataclass(frozen=True)
 class Copied:
-    """What of a copy is not there: ``left_out`` could not be mounted, as ``entries`` tells it; ``missing`` could not be
-    read or written, each with the reason."""
+    """What a copy lacks: ``left_out`` could not be mounted, as ``entries`` reports it; ``missing`` could not be read or
+    written, each with the reason."""
 
     left_out: list[str]
     missing: list[str]
 
 
 class FileReader:
-    """The disks of one machine at one point. ``used`` is what read them last, once something has."""
+    """The disks of one machine at one point. ``used`` is what read them last."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class FileReader:
         names: Mapping[str, DiskNumber],
         sectors: Mapping[DiskNumber, int] = MappingProxyType({}),
     ) -> None:
-        """``ways``: to be tried in this order. ``disks``: in the order in which the ways have them. ``names``: what
-        the machine calls its disks (``sda``), as they may stand in its table of file systems. ``sectors``: the size of
-        a disk's sectors in bytes, if it is not 512."""
+        """``ways``: to be tried in this order. ``disks``: in the order in which the ways have them. ``names``: the
+        machine's names of its disks (``sda``), which may be in its table of file systems. ``sectors``: the size of a
+        disk's sectors in bytes, if it is not 512."""
         self.used: Used | None = None
         self._because: list[str] = []
         self._ways = []
@@ -112,23 +112,23 @@ class FileReader:
         self._sectors = [sectors.get(number, 512) for number in disks]
 
     def volumes(self) -> tuple[list[Volume], list[str]]:
-        """Return the file systems on the disks, on partitions, logical volumes and arrays; what could not be looked
-        into."""
+        """Return the file systems on the disks, on partitions, logical volumes and arrays; and what could not be
+        examined."""
         answer = self._ask({"act": "volumes"})
         names = [field.name for field in fields(Volume)]
         return [Volume(*(row[name] for name in names)) for row in answer["volumes"]], answer["left_out"]
 
     def entries(self, path: str, volume: str = "") -> tuple[list[Entry], list[str]]:
-        """Return what is at ``path``; and what of the machine could not be mounted, and why.
+        """Return what is at ``path``; and what of the machine could not be mounted, with the reason.
 
-        Raises NotFound, Refused. Without ``volume`` the path is the machine's own.
-        """
+        Raises NotFound, Refused. Without ``volume`` the path is the machine's own."""
         answer = self._ask({"act": "entries", "path": _absolute(path), "volume": volume})
         return [Entry(**row) for row in answer["entries"]], answer["left_out"]
 
     def copy(self, path: str, target: Path, volume: str = "") -> Copied:
-        """Copy a file, or a folder with all in it, to ``target``, which gets its name once all is there that can be
-        read. Owners are kept where root asks. Raises NotFound, Refused, NoSpace, and Damaged if nothing can be read."""
+        """Copy a file, or a folder with its contents, to ``target``, which gets its name once everything readable is
+        there. Owners are kept if root calls this. Raises NotFound, Refused, NoSpace, and Damaged if nothing can be
+        read."""
         if target.exists() or target.is_symlink():
             raise Refused(f"{target} exists already.", remedy="Choose another name, or remove it.")
         if not target.parent.is_dir():
@@ -141,7 +141,7 @@ class FileReader:
         return Copied(answer["left_out"], missing)
 
     def _ask(self, request: Request, out: Path | None = None) -> Answer:
-        """By the first way that answers; one that does not is tried no more."""
+        """Ask the first way that answers; one that does not is not tried again."""
         whole = {**request, "disks": self._disks, "names": self._names, "sectors": self._sectors}
         while self._ways:
             way = self._ways[0]
@@ -158,7 +158,7 @@ class FileReader:
             if "error" in told:
                 raise _error(told["error"], told["message"])
             return told
-        # A way to help oneself, whatever the reason: it needs no kernel.
+        # An alternative for the user, whatever the reason: it needs no kernel.
         raise TryLater(
             f"No Linux kernel could be started to read the disks: {'; '.join(self._because)}.",
             remedy="Install the missing packages, or restore the whole disk with `farshore vault restore`.",
@@ -180,7 +180,7 @@ def _error(kind: str, message: str) -> FarshoreError:
 
 
 def _emptied(folder: Path) -> None:
-    """What a way copied before it ended is not what another is to add to."""
+    """Empty the folder: what one way copied before it ended must not mix with another's copy."""
     for one in folder.iterdir():
         if one.is_dir() and not one.is_symlink():
             shutil.rmtree(one)
@@ -195,11 +195,10 @@ def file_reader(
     only: str = "",
     sectors: Mapping[DiskNumber, int] = MappingProxyType({}),
 ) -> Iterator[FileReader]:
-    """Yield a reader over sources, which are closed at the end; ``only`` by the way of this name, else by what works.
-    ``names`` and ``sectors`` as in FileReader.
+    """Yield a reader over sources, which are closed at the end; ``only`` by the way of this name, otherwise by what
+    works. ``names`` and ``sectors`` as in FileReader.
 
-    Raises Refused where everything is missing that could read them, Unsupported for more than 16 disks.
-    """
+    Raises Refused if no way is installed, Unsupported for more than 16 disks."""
     waiting = dict(sorted(sources.items()))
     numbers = list(waiting)
     try:

@@ -1,7 +1,7 @@
-"""User-mode Linux: a Linux kernel that runs as a program of the user who starts it, anew for each request.
+"""User-mode Linux: a Linux kernel that runs as a program of the calling user, started for each request.
 
-The disks are files here, by nbdfuse. User-mode Linux has a copy-on-write of its own, which read wrong what had been
-written (6.1: xfs, mounted a second time), so the overlay is ours.
+The disks are files here, by nbdfuse. User-mode Linux has its own copy-on-write, which returned wrong data after writes
+(6.1: xfs, mounted a second time), so the overlay is ours.
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ class UserModeLinux:
         return "user-mode Linux"
 
     def ask(self, request: Request, out: Path | None) -> Answer:
-        """Start a kernel and have it answer."""
+        """Start a kernel and get its answer."""
         files = self._mounted()
         with tempfile.TemporaryDirectory(prefix="farshore-reader-") as run:
             folder = Path(run)
             _prepare(folder, request if out is None else {**request, "out": str(out)})
             command = [_KERNEL, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "ro", "quiet"]
             command += [f"init={folder / 'init'}", f"uml_dir={folder}", "umid=reader", "con=null", "con0=null,fd:1"]
-            # d: a disk that looks like user-mode Linux's own copy-on-write file is none. c: no locks, it is ours alone.
+            # d: a disk that looks like user-mode Linux's own copy-on-write file is not one. c: no locks, only we use
+            # it.
             command += [f"ubd{place}dc={disk}" for place, disk in enumerate(files)]
             console = _run(command)
             try:
@@ -95,13 +96,13 @@ def reason(console: str) -> str:
     for pattern in _REASONS:
         if found := re.search(pattern, console):
             return "".join(one for one in found[1].strip() if one.isprintable())[:_REASON_LENGTH]
-    return "it said nothing of use"
+    return "there was no useful output"
 
 
 def _prepare(folder: Path, request: Request) -> None:
     (folder / "request.json").write_text(json.dumps(request))
     init = folder / "init"
-    # The kernel's command line has no way to quote; -S -E: the reader sees none of this user's settings.
+    # The kernel's command line cannot be quoted; -S -E: the reader uses none of this user's settings.
     command = shlex.join([sys.executable, "-S", "-E", inside.__file__, str(folder)])
     init.write_text(f"#!/bin/sh\nexec {command}\n")
     init.chmod(0o700)
@@ -114,19 +115,19 @@ def _prepare(folder: Path, request: Request) -> None:
 
 
 def _set_details(listed: Path, copy: Path, *, owners: bool) -> None:
-    """Give what was copied the times and owners that hostfs could not give it. ``listed``: see ``inside._details``."""
+    """Set the times and owners of the copy that hostfs could not set. ``listed``: see ``inside._details``."""
     with listed.open() as file:
         for line in file:
             below, accessed, modified, user, group = json.loads(line)
             path = f"{copy}{below}"
-            with contextlib.suppress(OSError):  # it did not come, which was told, or its path is too long
+            with contextlib.suppress(OSError):  # it did not arrive, which was reported, or its path is too long
                 if owners and Path(path).is_symlink():
                     os.lchown(path, user, group)
                 os.utime(path, ns=(accessed, modified), follow_symlinks=False)
 
 
 def _run(command: list[str]) -> str:
-    """The console's output. The reader is several processes: all end with this one."""
+    """Return the console's output. The reader is several processes: all end with this one."""
     try:
         process = subprocess.Popen(
             command,

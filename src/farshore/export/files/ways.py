@@ -1,4 +1,4 @@
-"""The ways to run ``inside`` beside the disks, behind one port. What a way cannot do the next one may."""
+"""The ways to run ``inside`` beside the disks, behind one port. If one way fails the next one is tried."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Way(Protocol):
     """A Linux kernel with the disks of one machine."""
 
     name: str
-    """As ``--reader`` names it."""
+    """The name for ``--reader``."""
 
     def lacks(self) -> str:
-        """Return what is not installed here, as the end of "Install"; empty if nothing is missing."""
+        """Return what is not installed here, as the end of "Install"; "" if nothing is missing."""
         ...
 
     def ask(self, request: Request, out: Path | None) -> Answer:
-        """Carry a request out: to be repeated as often as one likes. What is copied comes to be ``out/copy``, and the
-        answer has what went wrong with it under ``complaints`` (``inside.Complaints``). Raises NoAnswer."""
+        """Carry a request out; it may be repeated. Copied files are in ``out/copy``, and the answer has the problems
+        under ``complaints`` (``inside.Complaints``). Raises NoAnswer."""
         ...
 
     def description(self) -> str:
-        """Return what it is, for people; after the first answer."""
+        """Return a text for people; after the first answer."""
         ...
 
     def close(self) -> None:
-        """End what runs."""
+        """End everything that runs."""
         ...

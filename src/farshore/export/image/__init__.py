@@ -1,1 +1,1 @@
-"""A recovery point as an image file for other hypervisors and clouds."""
+"""Write a recovery point as an image file for other hypervisors and clouds."""

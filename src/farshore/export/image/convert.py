@@ -1,6 +1,6 @@
-"""Writes a source to an image file: qemu-img reads it from our own NBD server and knows the formats.
+"""Write a source to an image file: qemu-img reads it from our own NBD server and knows the formats.
 
-The image has its name when it is whole and durable (``farshore.vault.reading.whole_file``).
+The image gets its name when it is complete and durable (``farshore.vault.reading.whole_file``).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _CACHE_BYTES = 32 << 20
 
 
 class ImageFormat(enum.Enum):
-    """What can be written."""
+    """The formats that can be written."""
 
     RAW = "raw"
     """Sparse."""
     QCOW2 = "qcow2"
     """Compressed with zstd."""
     VHD = "vhd"
-    """Fixed, a whole number of MiB: what Azure takes as a managed disk."""
+    """Fixed, a whole number of MiB: what Azure accepts as a managed disk."""
     VMDK = "vmdk"
     """Stream-optimised, a whole number of its 64 KiB grains: what vSphere imports."""
 
 
 _STEPS = {ImageFormat.VHD: _MIB, ImageFormat.VMDK: vmdk.GRAIN}
-"""What the size of a disk is rounded up to, bytes; qemu-img would write the last grain short."""
+"""The size of a disk is rounded up to a multiple of this, in bytes; qemu-img would write the last grain short."""
 _OPTIONS = {
     ImageFormat.RAW: ("-O", "raw"),
     ImageFormat.QCOW2: ("-c", "-O", "qcow2", "-o", "compression_type=zstd"),
@@ -60,9 +60,8 @@ def write_image(
 ) -> None:
     """Write ``source`` to ``path``, which must not exist; ``progress`` gets 0…1. The source is closed in any case.
 
-    Raises Refused (qemu-img is missing, the path is taken), Unsupported (the disk is too large for the format), the
-    source's errors, and as ``whole_file``.
-    """
+    Raises Refused (qemu-img is missing, the path exists), Unsupported (the disk is too large for the format), the
+    source's errors, and as ``whole_file``."""
     step = _STEPS.get(format_, 1)
     size = -(-source.size // step) * step
     padded = PaddedSource(source, size)
@@ -80,7 +79,7 @@ def write_image(
                 try:
                     _convert(device, Path(folder) / "nbd.sock", part, format_, progress)
                 except Unsupported as error:
-                    # qemu-img hears of an error of input only: what it was, the source knows.
+                    # qemu-img only learns that an input error occurred; the source knows which one.
                     raise padded.failure or error from error
             if format_ is ImageFormat.VMDK:
                 vmdk.rename_extent(part, path.resolve().name)
@@ -97,7 +96,7 @@ def _convert(
     try:
         command = ["qemu-img", "convert", "-p", "-f", "raw", *_OPTIONS[format_], f"nbd+unix:///0?socket={socket}"]
         process = subprocess.Popen(
-            # The prefix keeps a colon in the name from being taken for a protocol's.
+            # The prefix prevents a colon in the name from being read as a protocol's.
             [*command, f"file:{part}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A source with zeroes behind its end, for formats that want sizes of their own."""
+"""A source padded with zeroes, for formats that need particular sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PaddedSource:
         self._source = source
         self._size = size
         self.failure: FarshoreError | None = None
-        """Why the source could not be read, the last time that it could not."""
+        """The last error of reading the source."""
 
     @property
     def size(self) -> int:

@@ -1,6 +1,6 @@
-"""The one thing of a stream-optimised VMDK that qemu-img cannot be told: the file's name, in the text inside.
+"""Set the one value of a stream-optimised VMDK that qemu-img cannot set: the file's name, in the text inside.
 
-The layout is of VMware's "Virtual Disk Format 1.1": a header of one sector with the place and the length of the
+The layout is of VMware's "Virtual Disk Format 1.1": a header of one sector with the position and length of the
 descriptor in sectors, little-endian, and the descriptor, a text that ends with zeroes.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from farshore.model.errors import Unsupported
 
 GRAIN = 64 << 10
-"""What is compressed at once, bytes. The capacity is a whole number of them."""
+"""Unit of compression in bytes. The capacity is a multiple of it."""
 _SECTOR = 512
 _MAGIC = b"KDMV"
 _PLACE = struct.Struct("<QQ")
@@ -23,8 +23,8 @@ _EXTENT = re.compile(rb'^(R[WD]\w* \d+ SPARSE )".*"$', re.MULTILINE)
 
 
 def rename_extent(image: Path, name: str) -> None:
-    """Make the descriptor say that the data is in the file ``name``: it was written under another. Raises Unsupported
-    if the image is not laid out so, or has no room for the name."""
+    """Make the descriptor name the file ``name``, because it was written under another name. Raises Unsupported if the
+    image has another layout, or no space for the name."""
     with image.open("r+b") as file:
         header = file.read(_SECTOR)
         first, sectors = _PLACE.unpack_from(header, _PLACE_AT)

@@ -1,7 +1,7 @@
-"""Memory for large requests, bounded for each connection and for all of them.
+"""Memory for large requests, limited for each connection and for all of them.
 
-A request that gets none is still served, piece by piece through a buffer that its connection has anyway: slower, but
-nobody waits for what a client that does not read its replies holds.
+A request without such memory is still served, piece by piece through a buffer that its connection has anyway: slower,
+but nobody waits for memory that a client holds by not reading its replies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KEPT_PIECES = 32
 
 
 class Memory:
-    """What all connections may hold together, in bytes; ``head`` are the bytes before a piece's data."""
+    """The memory of all connections together, in bytes; ``head`` are the bytes before a piece's data."""
 
     def __init__(self, total: int = _TOTAL, of_one: int = _OF_ONE, head: int = 64) -> None:
         self.free = total
@@ -25,14 +25,14 @@ class Memory:
         self._head = head
         self._lock = threading.Lock()
         self._kept: list[memoryview] = []
-        """Pieces that nobody uses now: clearing a new MiB for each request costs as much as copying it does."""
+        """Unused pieces: clearing a new MiB for each request costs as much as copying it does."""
 
     def share(self) -> Share:
-        """Return the part of one connection."""
+        """Return the share of one connection."""
         return Share(self, self._of_one)
 
     def take(self, size: int) -> bool:
-        """Return whether ``size`` bytes were free; they are taken then."""
+        """Take ``size`` bytes; return whether they were free."""
         with self._lock:
             if size > self.free:
                 return False
@@ -52,14 +52,14 @@ class Memory:
         return memoryview(bytearray(self._head + PIECE))
 
     def keep(self, piece: memoryview) -> None:
-        """Take a buffer back."""
+        """Take a buffer back for reuse."""
         with self._lock:
             if len(self._kept) < _KEPT_PIECES:
                 self._kept.append(piece)
 
 
 class Share:
-    """What one connection holds. Its threads may call all methods at once."""
+    """The memory of one connection. Its threads may call all methods at once."""
 
     def __init__(self, memory: Memory, most: int) -> None:
         self._memory = memory
@@ -68,7 +68,7 @@ class Share:
         self._held = 0
 
     def take(self, size: int) -> bool:
-        """Return whether the connection may hold ``size`` bytes more; give them back later."""
+        """Take ``size`` bytes more; return whether that is allowed. Give them back later."""
         with self._lock:
             if self._held + size > self._most or not self._memory.take(size):
                 return False
@@ -82,7 +82,7 @@ class Share:
         self._memory.give(size)
 
     def close(self) -> None:
-        """Give back all that is held: the connection has ended."""
+        """Give back everything: the connection has ended."""
         self.give(self._held)
 
     def borrow(self) -> memoryview | None:

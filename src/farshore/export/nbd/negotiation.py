@@ -1,8 +1,8 @@
-"""The handshake as a pure state machine: bytes in, bytes out; the connection reads exactly what is ``needed``.
+"""The handshake as a pure state machine: bytes in, bytes out; the connection reads exactly ``needed`` bytes.
 
-Flow: ``greeting()`` goes out first; then ``receive`` is fed as many bytes as ``needed`` says and answers what to
-send, until ``outcome`` is set. Whatever a client sends ends in an answer, in ``Outcome.CLOSED``, or in
-``ProtocolViolation``: nothing else is ever raised.
+Flow: ``greeting()`` is sent first; then ``receive`` gets as many bytes as ``needed`` says and returns what to send,
+until ``outcome`` is set. Any input of a client ends in an answer, in ``Outcome.CLOSED``, or in ``ProtocolViolation``:
+nothing else is ever raised.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from farshore.export.nbd.wire import HandshakeFlag, Info, Option, Reply
 
 _KNOWN_FLAGS = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
 _MAXIMUM_OPTIONS = 1000
-"""More than any client needs; a client that goes on is cut off."""
+"""More than any client needs; a client that exceeds it is disconnected."""
 _CONTEXT_ID = 1
 
 
 class ProtocolViolation(Exception):
-    """The peer does not speak the protocol: the connection must be dropped."""
+    """The peer violates the protocol: the connection must be closed."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Outcome(enum.Enum):
 
 
 class Negotiation:
-    """One client's handshake. ``offers`` by name; the empty name stands for ``default``.
+    """One client's handshake. ``offers`` by name; the empty name means ``default``.
 
-    ``tls``: the client gets to nothing, not even to the names, before it has begun TLS (``starting_tls``)."""
+    ``tls``: the client can access nothing, not even names, before it has begun TLS (``starting_tls``)."""
 
     def __init__(self, offers: Mapping[str, Offer], default: str = "", *, tls: bool = False) -> None:
         self._tls_due = tls
         self.starting_tls = False
-        """TLS begins now, once the answer is sent; call ``secured`` and feed it what comes out of that."""
+        """TLS begins now, after the answer was sent; call ``secured`` and then pass in the decrypted bytes."""
         self._offers = offers
         self._default = default
         self._options = 0
@@ -67,12 +67,12 @@ class Negotiation:
 
     @property
     def allocation_context(self) -> int:
-        """The id of base:allocation if the client chose it for the export that it took, else 0."""
+        """The id of base:allocation if the client chose it for its export, otherwise 0."""
         return _CONTEXT_ID if self.offer is not None and self._allocation_for == self.offer.name else 0
 
     @staticmethod
     def greeting() -> bytes:
-        """Return what the server says first."""
+        """Return the server's first message."""
         return wire.GREETING.pack(wire.GREETING_MAGIC, wire.OPTION_MAGIC, _KNOWN_FLAGS)
 
     def receive(self, data: bytes) -> bytes:
@@ -80,7 +80,7 @@ class Negotiation:
         return self._step(data)
 
     def secured(self) -> None:
-        """Note that the client has begun TLS, through which everything comes from now on."""
+        """Record that the client has begun TLS, through which everything comes from now on."""
         self.starting_tls = self._tls_due = False
 
     def _client_flags(self, data: bytes) -> bytes:
@@ -146,7 +146,7 @@ class Negotiation:
     def _export_name(self, data: bytes) -> bytes:
         offer = None if self._tls_due else self._find(data.decode("utf-8", "replace"))
         if offer is None:
-            # The protocol has no way to say no to this old option but to hang up.
+            # The protocol allows refusing this old option only by closing.
             self.outcome = Outcome.CLOSED
             return b""
         self._enter(offer)
@@ -218,7 +218,7 @@ class Negotiation:
 
 
 class _Invalid(Exception):
-    """An option whose data is not as it should be: answered, the connection goes on."""
+    """An option with invalid data: it is answered, and the connection continues."""
 
 
 def _take_name(data: bytes) -> tuple[str, bytes]:
@@ -239,10 +239,10 @@ def _take_queries(data: bytes) -> list[str]:
     (count,) = struct.unpack_from(">I", data)
     rest = data[4:]
     queries = []
-    # Each query takes four bytes at least, so a false count ends at the end of the data.
+    # Each query has at least four bytes, so a false count ends at the end of the data.
     for _ in range(count):
         query, rest = _take_name(rest)
         queries.append(query)
     if rest:
-        raise _Invalid("there is more than the queries announced")
+        raise _Invalid("there is more data than the announced queries")
     return queries

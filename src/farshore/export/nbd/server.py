@@ -1,8 +1,7 @@
-"""Listens on Unix sockets, loopback TCP and, with TLS, any address, and gives each client the export that it asks for.
+"""Listen on Unix sockets, loopback TCP and, with TLS, any address, and give each client the export that it asks for.
 
-One thread accepts; each client's handshake and its connection run on threads of their own, so that a client that
-says nothing holds up nobody. ``close`` ends the connections after the requests under way; the devices are the
-caller's to close afterwards.
+One thread accepts; each client's handshake and its connection run in their own threads, so a silent client delays
+nobody. ``close`` ends the connections after the requests in progress; the caller closes the devices afterwards.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from farshore.model.errors import Refused
 log = logging.getLogger(__name__)
 
 _HANDSHAKE_SECONDS = 30.0
-"""From the first byte to the last, however they come."""
+"""From the first byte to the last, whatever their pace."""
 _MAXIMUM_CLIENTS = 128
 _DYING_CLIENTS = 32
-"""Beyond them, so many that were cut off and have not ended yet."""
+"""In addition, this many that were disconnected and have not ended yet."""
 _MAXIMUM_HANDSHAKES = 32
-"""Whoever has said nothing yet must not keep out a machine that comes back: the oldest makes place."""
+"""Silent clients must not keep out a machine that reconnects: the oldest is disconnected."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_SECONDS = 1.0
 _SOCKET_BYTES = 4 << 20
 _SOCKET_BYTES_OF_MANY = 256 << 10
 _FEW_CLIENTS = 16
 _PEER_OF_UNIX = struct.Struct("3i")
-# Socket option numbers of Linux that Python does not name: beyond the system's limit where we may.
+# Socket options of Linux that Python does not name: beyond the system's limit if we may.
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
@@ -53,7 +52,7 @@ _COMMON_FLAGS = (
     TransmissionFlag.HAS_FLAGS
     | TransmissionFlag.SEND_FLUSH
     | TransmissionFlag.SEND_DF
-    # One device stands behind all connections and its flush covers them all.
+    # One device is behind all connections and its flush covers them all.
     | TransmissionFlag.CAN_MULTI_CONN
 )
 _WRITABLE_FLAGS = TransmissionFlag.SEND_FUA | TransmissionFlag.SEND_TRIM | TransmissionFlag.SEND_WRITE_ZEROES
@@ -74,13 +73,13 @@ class NbdServer:
         self._shaking: dict[socket.socket, None] = {}
         """Clients in their handshake, the oldest first."""
         self._connections: dict[Connection, str] = {}
-        """Each with who is at its other end."""
+        """Each with the identity of its other end."""
         self._memory = Memory()
         self._closing = False
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
 
     def listen_unix(self, path: Path, mode: int = 0o600) -> None:
-        """Add a Unix socket at ``path``; one left there by a dead process is replaced."""
+        """Add a Unix socket at ``path``; one left by a dead process is replaced."""
         if len(str(path)) > 107:
             raise Refused(f"{path} is too long for a socket's path.", remedy="Use a run folder with a shorter path.")
         path.unlink(missing_ok=True)
@@ -90,16 +89,16 @@ class NbdServer:
         self._listen(listener)
 
     def listen_loopback(self, port: int = 0, host: str = "127.0.0.1") -> int:
-        """Add a TCP socket on an address of this host's loopback (0: any free port); the port. Anyone on this host may
-        connect to it. Raises Refused for any other address: there is no TLS."""
+        """Add a TCP socket on an address of this host's loopback (0: any free port); return the port. Anyone on this
+        host may connect to it. Raises Refused for any other address, because there is no TLS."""
         address = ipaddress.ip_address(host)
         if not address.is_loopback:
             raise Refused(f"{host} is not a local address, so NBD needs TLS there.", remedy="Use 127.0.0.1 or ::1.")
         return self._listen_tcp(host, port)
 
     def listen_tls(self, context: ssl.SSLContext, host: str, port: int = 0) -> int:
-        """Add a TCP socket at an address of this host (0: any free port); the port. Whoever connects gets to nothing
-        before TLS, and then as far as ``context`` lets them. Raises Refused if it cannot be listened on."""
+        """Add a TCP socket at an address of this host (0: any free port); return the port. A client can access nothing
+        before TLS, and then only what ``context`` allows. Raises Refused if the address cannot be used."""
         try:
             return self._listen_tcp(host, port, context)
         except OSError as error:
@@ -131,7 +130,8 @@ class NbdServer:
         self._acceptor.start()
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Stop listening, end all connections, wait for what is under way. False if some work did not end in time."""
+        """Stop listening, end all connections, wait for requests in progress. Return False if some work did not end in
+        time."""
         self._closing = True
         self._wake.send(b"x")
         if self._acceptor.is_alive():
@@ -156,10 +156,10 @@ class NbdServer:
                 try:
                     peer, _ = key.fileobj.accept()
                 except OSError as error:
-                    # The client has left again, or file descriptors have run out: others may still be served.
+                    # The client has left again, or there are no file descriptors: others may still be served.
                     log.warning("An NBD client could not be accepted: %s.", error)
                     if error.errno in _EXHAUSTED:
-                        # The listener stays readable meanwhile: to look at once would spin.
+                        # The listener remains readable meanwhile: looking at once would be a busy loop.
                         select.select([self._woken], [], [], _PAUSE_SECONDS)
                     continue
                 self._take(peer, key.data)
@@ -183,7 +183,7 @@ class NbdServer:
         try:
             _enlarge(peer, _SOCKET_BYTES if few else _SOCKET_BYTES_OF_MANY)
             threading.Thread(target=self._welcome, args=(peer, context), name="nbd", daemon=True).start()
-        except (RuntimeError, OSError) as error:  # no more threads: this client's loss alone
+        except (RuntimeError, OSError) as error:  # no more threads: only this client is affected
             log.warning("An NBD client was turned away: %s.", error)
             with self._changed:
                 self._clients -= 1
@@ -191,11 +191,10 @@ class NbdServer:
             peer.close()
 
     def _make_place(self) -> bool:
-        """Cut an idle client off, so that nobody is shut out by connections that are kept and not used.
+        """Disconnect an idle client, so that unused connections shut nobody out.
 
-        First goes one that never asked for anything, then one of the peer that has the most, then the one that is idle
-        the longest. A client that still wants its disk, as QEMU does, connects again.
-        """
+        First a client that never sent a request, then one of the peer with the most connections, then the one idle for
+        longest. A client that still needs its disk, as QEMU does, reconnects."""
         if self._clients >= _MAXIMUM_CLIENTS + _DYING_CLIENTS:
             return False
         of_peer = Counter(self._connections.values())
@@ -296,13 +295,13 @@ def _receive(peer: socket.socket, count: int, deadline: float) -> bytes:
         peer.settimeout(left)
         piece = peer.recv(count - len(data))
         if not piece:
-            raise ProtocolViolation("the client went away amid the handshake")
+            raise ProtocolViolation("the client closed the connection during the handshake")
         data += piece
     return bytes(data)
 
 
 def _who(peer: socket.socket) -> str:
-    """The process at the other end of a Unix socket, else the address."""
+    """Return the process at the other end of a Unix socket, otherwise the address."""
     if peer.family == socket.AF_UNIX:
         size = _PEER_OF_UNIX.size
         process, _, _ = _PEER_OF_UNIX.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
@@ -311,7 +310,7 @@ def _who(peer: socket.socket) -> str:
 
 
 def _enlarge(peer: socket.socket, size: int) -> None:
-    """Room for several large replies, so that a sender is not woken for each 200 KiB."""
+    """Make space for several large replies, so that a sender is not woken for each 200 KiB."""
     if peer.family in (socket.AF_INET, socket.AF_INET6):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for forced, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):

@@ -1,7 +1,7 @@
-"""Carries one client's TLS: a thread between its socket and a socket pair, at whose other end NBD is spoken in clear.
+"""Carry one client's TLS: a thread between its socket and a socket pair, whose other end carries NBD unencrypted.
 
-So the transmission stays as it is, with its two threads on one socket, which a TLS connection of OpenSSL may not have.
-Memory is bounded: a piece in each direction. Relies on: the context asking for the client's certificate.
+So the transmission keeps its two threads on one socket, which a TLS connection of OpenSSL does not allow. Memory is
+limited: a piece in each direction. Relies on: the context asks for the client's certificate.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _PIECE = 256 << 10
 
 
 def server_context(authority: str, certificate: str, key: str) -> ssl.SSLContext:
-    """Return a context for serving with these PEM texts: TLS 1.2 or newer, to nobody but who shows a certificate that
+    """Return a context for serving with these PEM texts: TLS 1.2 or newer, only for clients with a certificate that
     ``authority`` signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=authority)
-    # OpenSSL reads files alone; this one is in memory and has no name.
+    # OpenSSL reads only files; this one is in memory and has no name.
     file = os.memfd_create("pair")
     try:
         os.write(file, (certificate + key).encode())
@@ -37,7 +37,7 @@ def server_context(authority: str, certificate: str, key: str) -> ssl.SSLContext
 
 
 class TlsRelay:
-    """Speaks TLS with ``peer``, which it takes over and closes; ``plain`` is the end for the one who serves."""
+    """Speaks TLS with ``peer``, which it takes over and closes; ``plain`` is the end for the server."""
 
     def __init__(self, peer: socket.socket, context: ssl.SSLContext) -> None:
         self.plain, self._inner = socket.socketpair()
@@ -66,7 +66,8 @@ class TlsRelay:
             self._peer.close()
 
     def _progress(self) -> bool:
-        """Turn what has come into what is to go; False once one side is gone and the other has all that it sent."""
+        """Convert what has arrived into what must be sent; return False once one side is gone and the other has
+        everything that it sent."""
         if not self._shaken:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._tls.do_handshake()
@@ -120,7 +121,7 @@ class TlsRelay:
         return bool(data)
 
     def _say_why(self) -> None:
-        """Send what is left for the client: the alert that says why it is refused."""
+        """Send the rest to the client: the alert with the reason for the refusal."""
         with contextlib.suppress(OSError):
             self._peer.setblocking(True)
             self._peer.settimeout(1.0)
@@ -132,5 +133,5 @@ def _events(reading: bool, writing: bool) -> int:
 
 
 def _is_gone(events: int) -> bool:
-    """Whether nothing more comes from there; while there is something to read, that comes first."""
+    """Return whether nothing more can arrive; pending data is read first."""
     return bool(events & (select.POLLHUP | select.POLLERR)) and not events & (select.POLLIN | select.POLLOUT)

@@ -1,13 +1,13 @@
 """One client's connection after the handshake: requests in, device operations, replies out.
 
 One thread *leads*: it reads requests and answers at once those that need no waiting; answers to requests that came
-together leave together. Before an operation that may wait (a read from the store, a flush) it hands the lead on, so
-that the requests behind are served meanwhile, and a new thread is started only when none is waiting for the lead.
-When all threads are busy nobody reads: the client feels back-pressure. The reader's buffer belongs to the leader.
-Large requests take memory that is bounded (memory.py); those that get none are served piece by piece.
+together leave together. Before an operation that may wait (a read from the store, a flush) it passes the lead on, so
+that later requests are served meanwhile; a new thread is started only if none is waiting for the lead. When all threads
+are busy nobody reads: the client gets back-pressure. The reader's buffer belongs to the leader. Large requests take
+limited memory (memory.py); those that get none are served piece by piece.
 
-A malformed request is answered with an error where its length is known, else the connection is dropped; the device
-and other connections are never touched by it.
+A malformed request is answered with an error if its length is known, otherwise the connection is closed; it never
+affects the device or other connections.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ class Connection:
         self._out = memoryview(bytearray(_SEND_BYTES))
         self._ready = 0
         self._spare: memoryview | None = None
-        """For large reads without memory of their own; whoever sends has it."""
+        """For large reads without memory of their own; the sending thread uses it."""
         self._working = 0
         self._blocked = 0
         self._heard = time.monotonic()
         self.used = False
-        """Whether a request ever came."""
+        """Whether there was any request."""
         # What comes before the data of a successful small read.
         self._prefix = wire.CHUNK_DATA.size if structured else wire.SIMPLE_REPLY.size
 
@@ -122,7 +122,7 @@ class Connection:
                     try:
                         request = self._next_slow_request()
                     except BaseException:
-                        # Before the lead is free: nobody may read on in a stream that has lost its step.
+                        # Before the lead is free: nobody may continue to read a stream whose position is lost.
                         self._ended = True
                         raise
                     if request is None:
@@ -144,7 +144,7 @@ class Connection:
             self._leave()
 
     def close(self) -> None:
-        """End the connection from the server's side: nothing more is read, requests under way are finished."""
+        """End the connection from the server's side: nothing more is read, requests in progress are finished."""
         self._ended = True
         _quietly(lambda: self._peer.shutdown(socket.SHUT_RD))
 
@@ -154,8 +154,8 @@ class Connection:
         return self._ended
 
     def idle_since(self) -> float | None:
-        """Return when the client was heard last, by the monotonic clock, if nothing is done for it now or it does not
-        take what is sent to it; else None."""
+        """Return when the client was last active, by the monotonic clock, if nothing is done for it now or it does not
+        read its replies; otherwise None."""
         return self._heard if self._blocked or not self._working else None
 
     def cut(self) -> None:
@@ -173,7 +173,7 @@ class Connection:
             self._peer.close()
             self._on_close(self)
         else:
-            # Wakes a thread that reads, where the end was this thread's doing.
+            # Wakes a thread that reads, if this thread caused the end.
             _quietly(lambda: self._peer.shutdown(socket.SHUT_RD))
 
     def _have_a_follower(self) -> None:
@@ -187,7 +187,7 @@ class Connection:
     # The leader's part.
 
     def _next_slow_request(self) -> Request | None:
-        """Answer requests until one may have to wait; None at the client's farewell or end of stream."""
+        """Answer requests until one may have to wait; None when the client leaves or the stream ends."""
         header = wire.REQUEST.size
         unpack = wire.REQUEST.unpack_from
         device = self._device
@@ -229,7 +229,7 @@ class Connection:
             return request
 
     def _read_now(self, cookie: int, offset: int, length: int) -> None:
-        """Read straight into the send buffer, behind the reply's head."""
+        """Read straight into the send buffer, after the reply's head."""
         head = self._ready
         if head + self._prefix + length > _SEND_BYTES:
             self._send_ready()
@@ -256,7 +256,7 @@ class Connection:
             self._ready = 0
 
     def _fill(self, wanted: int) -> bool:
-        """Have ``wanted`` bytes in the buffer. False if the client has gone between requests."""
+        """Get ``wanted`` bytes into the buffer. Return False if the client has gone between requests."""
         held = self._end - self._start
         if self._start and (held == 0 or self._start + wanted > _RECEIVE_BYTES):
             self._in[:held] = bytes(self._in[self._start : self._end])
@@ -266,18 +266,18 @@ class Connection:
             if count == 0:
                 if self._end == self._start:
                     return False
-                raise ProtocolViolation("the client went away amid a request")
+                raise ProtocolViolation("the client closed the connection during a request")
             self._end += count
             self._heard = time.monotonic()
         return True
 
     def _payload(self, length: int) -> memoryview:
-        """The bytes of a write: a view of the receive buffer where they fit it, else a buffer of their own."""
+        """Return the bytes of a write: a view of the receive buffer if they fit, otherwise a separate buffer."""
         if length <= _QUICK_BYTES:
             if self._end - self._start < length:
                 self._send_ready()
                 if not self._fill(length):
-                    raise ProtocolViolation("the client went away amid a request")
+                    raise ProtocolViolation("the client closed the connection during a request")
             payload = self._in[self._start : self._start + length]
             self._start += length
             return payload
@@ -287,14 +287,15 @@ class Connection:
         return whole
 
     def _may_hold(self, length: int) -> bool:
-        """Whether there is memory for a write's payload; it is taken then. Raises ProtocolViolation."""
+        """Take memory for a write's payload; return whether there is enough. Raises ProtocolViolation."""
         if length > wire.MAXIMUM_PAYLOAD:
             raise ProtocolViolation("a write is larger than the limit")
         return self._share.take(length)
 
     def _write_through(self, request: Request) -> bytes:
-        """Write a payload as it comes, piece by piece; the reply. A write that fails is still read to its end."""
-        self._send_ready()  # what was waiting there has to go: its buffer is wanted
+        """Write a payload as it arrives, piece by piece; return the reply. A write that fails is still read to its
+        end."""
+        self._send_ready()  # waiting replies must be sent first: their buffer is needed
         answer = self._objection(request)
         for at in range(0, request.length, PIECE):
             piece = self._out[: min(PIECE, request.length - at)]
@@ -311,7 +312,7 @@ class Connection:
         return self._success(request.cookie)
 
     def _receive_into(self, buffer: memoryview) -> None:
-        """Fill ``buffer``, first with what came already."""
+        """Fill ``buffer``, first with what has already arrived."""
         held = min(self._end - self._start, len(buffer))
         buffer[:held] = self._in[self._start : self._start + held]
         self._start += held
@@ -319,14 +320,14 @@ class Connection:
         while rest:
             count = self._peer.recv_into(rest)
             if count == 0:
-                raise ProtocolViolation("the client went away amid a request")
+                raise ProtocolViolation("the client closed the connection during a request")
             rest = rest[count:]
             self._heard = time.monotonic()
 
     # Any thread's part.
 
     def _carry_out(self, request: Request) -> None:
-        # A chunk of data may not be empty: a read of nothing is answered as what has no answer.
+        # A chunk of data may not be empty: an empty read is answered without one.
         if request.command == _READ and request.length and self._sound(request):
             if self._structured and not request.flags and request.length >= _SPARSE_BYTES:
                 self._read_sparse(request)
@@ -336,7 +337,7 @@ class Connection:
         self._send(self._outcome(request))
 
     def _outcome(self, request: Request) -> bytes:
-        """Carry out anything but a read; the reply."""
+        """Carry out any request except a read; return the reply."""
         device, offset, length = self._device, request.offset, request.length
         wrong = self._objection(request)
         if wrong is not None:
@@ -362,7 +363,7 @@ class Connection:
         return self._objection(request) is None
 
     def _objection(self, request: Request) -> NbdError | None:
-        """The error that a request earns by its form alone."""
+        """Return the error for a request that is invalid by its form alone."""
         try:
             command = Command(request.command)
         except ValueError:
@@ -402,8 +403,8 @@ class Connection:
             self._share.give(request.length)
 
     def _read_through(self, request: Request) -> None:
-        """Answer a read by one reply that is sent while it is read. A read that fails amid it ends the connection: the
-        protocol has no other way to say so."""
+        """Answer a read by one reply that is sent while it is read. A read that fails in between ends the connection:
+        the protocol has no other way to report it."""
         with self._sending:
             buffer = self._own_piece()
             for at in range(0, request.length, PIECE):
@@ -413,7 +414,7 @@ class Connection:
                 except (FarshoreError, OSError) as error:
                     number = _number_of(error, "read", request.offset + at, len(data))
                     if at:
-                        raise ConnectionAbortedError("a read failed amid its reply") from error
+                        raise ConnectionAbortedError("a read failed after its reply had begun") from error
                     self._give_out(self._failure(request.cookie, number))
                     return
                 if at:
@@ -423,13 +424,13 @@ class Connection:
                     self._give_out(buffer[: self._prefix + len(data)])
 
     def _own_piece(self) -> memoryview:
-        """The connection's own piece; for whoever sends."""
+        """Return the connection's own piece, for the sending thread."""
         if self._spare is None:
             self._spare = memoryview(bytearray(self._prefix + PIECE))
         return self._spare
 
     def _read_sparse(self, request: Request) -> None:
-        """Answer a large read in pieces: holes without their zeroes, data as it comes."""
+        """Answer a large read in pieces: holes without their zeroes, data as it arrives."""
         cookie, end = request.cookie, request.offset + request.length
         buffer = self._share.borrow()
         try:
@@ -456,7 +457,8 @@ class Connection:
                 self._share.put_back(buffer)
 
     def _data_piece(self, buffer: memoryview, cookie: int, offset: int, count: int, end: int) -> memoryview:
-        """A chunk with ``count`` bytes from ``offset``, read into ``buffer``; ``end`` is where the request ends."""
+        """Return a chunk with ``count`` bytes from ``offset``, read into ``buffer``; ``end`` is where the request
+        ends."""
         self._device.read_into(offset, buffer[self._prefix : self._prefix + count])
         self._data_head(buffer, 0, cookie, offset, count, last=offset + count == end)
         return buffer[: self._prefix + count]
@@ -493,7 +495,7 @@ class Connection:
             self._give_out(reply)
 
     def _give_out(self, data: bytes | memoryview) -> None:
-        """Send; the caller has the turn to. What the client does not take blocks here."""
+        """Send, in the caller's turn. This blocks while the client does not read."""
         self._blocked += 1
         try:
             self._peer.sendall(data)
@@ -510,7 +512,7 @@ def _number_of(error: FarshoreError | OSError, what: str, offset: int, length: i
 
 
 def _quietly(act: Callable[[], None]) -> None:
-    """Shut a socket down that may be gone already."""
+    """Shut down a socket that may already be closed."""
     try:
         act()
     except OSError as error:

@@ -1,6 +1,6 @@
 """Numbers and layouts of the NBD protocol. All integers are big-endian.
 
-From the protocol's public specification; names are its own without the NBD_ prefix.
+Source: the protocol's public specification; names are its own without the NBD_ prefix.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK_HOLE = struct.Struct(">IHHQIQI")
 CHUNK_ERROR = struct.Struct(">IHHQIIH")
 
 MAXIMUM_PAYLOAD = 32 << 20
-"""Bytes of one read or write: what every client may send without asking."""
+"""Bytes of one read or write: the maximum for a client that has not asked."""
 MAXIMUM_OPTION = 64 << 10
 MAXIMUM_NAME = 4096
 

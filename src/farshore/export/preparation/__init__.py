@@ -1,5 +1,5 @@
-"""Guest preparation: a recovered machine's copy is made ready for the hardware and the network that it comes up on.
+"""Guest preparation: adapt a recovered machine's copy to the hardware and the network on which it comes up.
 
 ``prepare.prepare`` boots the appliance over the copy's disks, which it writes to; ``inside`` runs there, finds the
-machine's root, and enters it. What it edits are files of the copy alone: source and vault are never written to.
+machine's root, and enters it. It edits only files of the copy: source and vault are never written to.
 """

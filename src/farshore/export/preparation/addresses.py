@@ -1,9 +1,9 @@
-"""The addresses of network cards, in the words of what configures the guest's network: ifupdown, systemd-networkd
-(netplan's too) or NetworkManager. A card's configuration is replaced whole.
+"""Set the addresses of network cards in the guest's own network configuration: ifupdown, systemd-networkd (also
+netplan's) or NetworkManager. A card's configuration is replaced completely.
 
-What netplan wrote stays: networkd takes the first file that fits a card, and ours comes first. NetworkManager takes the
-connection with the highest priority. Without a gateway in the wish, one that the files name stays if the new network
-has it.
+netplan's own files remain: networkd takes the first file that matches a card, and ours comes first. NetworkManager
+takes the connection with the highest priority. If the wish has no gateway, one in the guest's files is kept if the new
+network contains it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def network_manager(card: CardWish, interfaces: list[Interface], routes: list[st
 
 
 def stanzas(card: CardWish, interfaces: list[Interface], routes: list[str], kept: list[str]) -> list[str]:
-    """Format stanzas of ifupdown; ``kept``: lines of the stanzas that they replace."""
+    """Return stanzas of ifupdown; ``kept``: lines of the stanzas that they replace."""
     if card.dhcp:
         return [f"iface {card.name} inet dhcp", *kept]
     lines: list[str] = []
@@ -96,7 +96,7 @@ def stanzas(card: CardWish, interfaces: list[Interface], routes: list[str], kept
 
 
 def _ifupdown(edits: Edits, card: CardWish, interfaces: list[Interface], routes: list[str], said: str) -> None:
-    """In the place of the card's first stanza; its others go, each line behind a mark."""
+    """Replace the card's first stanza; comment out its others."""
     paths = [one for one in _interface_files(edits) if _stanzas_of(edits.read(one), card.name)]
     names = [f"    dns-nameservers {' '.join(card.nameservers)}"] if card.nameservers else []
     for place, path in enumerate(paths):
@@ -114,7 +114,7 @@ def _ifupdown(edits: Edits, card: CardWish, interfaces: list[Interface], routes:
 
 
 def _stanzas_of(text: str, name: str) -> set[int]:
-    """The numbers of the lines that are the card's ``iface`` stanzas, ``auto`` and its kind not among them."""
+    """Return the numbers of the lines of the card's ``iface`` stanzas, without ``auto`` and similar lines."""
     found, within = set(), False
     for number, line in enumerate(text.splitlines()):
         if _BEGINS.match(line):
@@ -145,7 +145,7 @@ def _enabled(edits: Edits, unit: str) -> bool:
 
 
 def _gateways(edits: Edits, card: CardWish, interfaces: list[Interface]) -> list[str]:
-    """The wish's; else for each network the first that is named anywhere and lies in it."""
+    """Return the wish's gateways; otherwise, for each network, the first one in any file that is in this network."""
     if card.gateways or card.dhcp:
         return list(card.gateways)
     named: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []

@@ -1,5 +1,5 @@
-"""The boot loader's configuration: the kernel's root by UUID, and a serial console, by which a guest that does not
-come up says why. The boot loader's own tools are not run: they would take the disks' names of now for its own."""
+"""Edit the boot loader's configuration: the kernel's root by UUID, and a serial console, on which a guest that does not
+come up says why. The boot loader's own tools are not run: they would use the disks' present names."""
 
 from __future__ import annotations
 

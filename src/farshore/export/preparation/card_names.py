@@ -1,8 +1,8 @@
-"""Network cards keep their names by their MAC addresses, whatever bus they come on; and a new MAC address is put in
-the place of the old one wherever the network's files name it.
+"""Keep the names of network cards by their MAC addresses, whatever bus they are on; and replace an old MAC address by
+the new one wherever the network's files have it.
 
-Cards whose provider gives them MAC addresses are known by their driver; several by the order in which the guest's
-kernel finds them, too: it calls the first one eth0.
+Cards whose provider assigns MAC addresses are identified by their driver; several of them also by the order in which
+the guest's kernel finds them: it calls the first one eth0.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ NETWORK_FILES = (
     ("/etc/network", "interfaces"),
     ("/etc/network/interfaces.d", "*"),
 )
-"""Folder and pattern of what configures a guest's network."""
+"""Folder and pattern of files that configure a guest's network."""
 _NAMING_MAC = (*NETWORK_FILES, (_LINKS, "*.link"), ("/etc/udev/rules.d", "70-persistent-net.rules"))
 
 
 def understood(card: CardWish) -> bool:
-    """Return whether its name and its MAC address are such: both come from the source, and go into files."""
+    """Return whether its name and its MAC address are valid: both come from the source, and go into files."""
     return bool(_NAME.fullmatch(card.name) and (card.driver or _MAC.fullmatch(card.mac.lower())))
 
 
 def name_cards(edits: Edits, cards: tuple[CardWish, ...]) -> None:
-    """Both, for each card; one that is not understood is named."""
+    """Do both for each card; an invalid one is reported."""
     if sum(bool(card.driver) for card in cards) > 1:
         edits.warnings.append("Its cards are told apart by the order in which its kernel finds them.")
     for number, card in enumerate(cards):

@@ -1,8 +1,8 @@
-"""Edits of a guest's files: collected first, then written at once; each can be taken back.
+"""Edit a guest's files: changes are collected first, then written at once; each can be reverted.
 
-A preparation begins from the files as they were before the last one, so it may be repeated, and another target leaves
-nothing of the one before. What was there is kept in the guest (``KEPT``), with a script that puts it back. The record
-is written before the files, so whatever is cut off in between, the next preparation finds out what is whose.
+A preparation begins with the files as they were before the last one, so it may be repeated, and another target leaves
+nothing of the one before. The original files are kept in the guest (``KEPT``), with a script that restores them. The
+record is written before the files, so after any interruption the next preparation knows which files are whose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 KEPT = "/var/lib/farshore/preparation"
-"""In the guest: what its files were before, the record of them, and the script ``undo``."""
+"""In the guest: its original files, the record of them, and the script ``undo``."""
 _RECORD = f"{KEPT}/files.json"
 _UNDO = f"{KEPT}/undo"
 _LABEL = "security.selinux"
@@ -38,12 +38,12 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """What tells it from another one."""
+        """Identifies its content."""
         return hashlib.sha256(self.link.encode() + b"\0" + self.content).hexdigest()
 
 
 class Edits:
-    """The files below ``root``, with what is to become of them. Paths are the guest's, absolute."""
+    """The files below ``root``, with the planned changes. Paths are the guest's, absolute."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -51,37 +51,37 @@ class Edits:
         self._reasons: dict[str, str] = {}
         self._before: dict[str, Entry | None] = {}
         self._known: dict[str, list[str]] = {}
-        """By path: the digests that preparations gave it."""
+        """By path: the digests of contents that preparations wrote."""
         self.notes: list[str] = []
-        """What was changed beside the files."""
+        """Changes other than to files."""
         self.warnings: list[str] = []
         self._load()
 
     def has(self, path: str) -> bool:
-        """Return whether there is a file, or a link to one, as things stand."""
+        """Return whether there is a file, or a link to one, including planned changes."""
         return self._entry(path) is not None
 
     def read(self, path: str) -> str:
-        """Return the text of a file as things stand; "" if there is none."""
+        """Return the text of a file, including planned changes; "" if there is none."""
         entry = self._entry(path)
         return entry.content.decode(errors="surrogateescape") if entry is not None else ""
 
     def target(self, path: str) -> str:
-        """Return where a link leads as things stand; "" if it is none."""
+        """Return the target of a link, including planned changes; "" if it is not a link."""
         entry = self._wanted[path] if path in self._wanted else self._on_disk(path)
         return entry.link if entry is not None else ""
 
     def names(self, folder: str, pattern: str) -> list[str]:
-        """Return the paths in a folder that match, sorted, as things stand."""
+        """Return the paths in a folder that match, sorted, including planned changes."""
         base = self._at(folder)
-        # Not by glob, which leaves out a link that leads nowhere.
+        # Not by glob, which omits broken links.
         names = [one.name for one in base.iterdir()] if base.is_dir() else []
         found = {f"{folder}/{name}" for name in names if fnmatch.fnmatchcase(name, pattern)}
         found |= {path for path in self._wanted if Path(path).match(f"{folder}/{pattern}")}
         return sorted(path for path in found if self.has(path))
 
     def write(self, path: str, text: str, reason: str, mode: int = 0o644) -> None:
-        """Have a file hold ``text``. One that is there keeps owner and mode; a link to a file is followed."""
+        """Plan to write ``text`` to a file. An existing one keeps owner and mode; a link to a file is followed."""
         path = self._followed(path)
         before = self._entry(path)
         content = text.encode(errors="surrogateescape")
@@ -89,16 +89,16 @@ class Edits:
         self._want(path, made, reason)
 
     def link(self, path: str, target: str, reason: str) -> None:
-        """Have a link lead to ``target``."""
+        """Plan a link to ``target``."""
         self._want(path, Entry(link=target), reason)
 
     def remove(self, path: str, reason: str) -> None:
-        """Have no file there."""
+        """Plan to remove a file."""
         if self.has(path):
             self._want(path, None, reason)
 
     def commit(self) -> list[str]:
-        """Write what is to be another one; each change in words. Nothing is written where nothing differs."""
+        """Write the changed files; return each change in words. Nothing is written if nothing differs."""
         wanted = {path: entry for path, entry in self._wanted.items() if entry != self._on_disk(path)}
         for path in wanted:
             if path not in self._before:
@@ -122,7 +122,7 @@ class Edits:
         return self._wanted[path] if path in self._wanted else self._on_disk(path)
 
     def _followed(self, path: str) -> str:
-        """The file that a link of the guest's leads to, where there is one."""
+        """Return the file to which a link of the guest leads, if there is one."""
         with contextlib.suppress(OSError, RuntimeError, ValueError):
             at = self._at(path)
             if at.is_symlink() and path not in self._wanted and at.is_file():
@@ -147,7 +147,7 @@ class Edits:
     # What preparations did.
 
     def _load(self) -> None:
-        """Begin from the files as they were, but for those that somebody has changed since."""
+        """Begin with the files as they were, except those that somebody has changed since."""
         try:
             record: dict[str, dict[str, Any]] = json.loads(self._at(_RECORD).read_text())
         except (OSError, ValueError):
@@ -165,7 +165,7 @@ class Edits:
             self._known[path] = known["ours"]
 
     def _keep(self, before: dict[str, Entry | None]) -> None:
-        """Write down what was there, and what is to be: both count as ours, for this may be cut off in between."""
+        """Record the original and the planned contents: both count as ours, because writing may be interrupted."""
         record, undo = {}, ["#!/bin/sh", "# Takes back what Farshore changed on this copy of the machine.", "set -e"]
         for path, entry in sorted(before.items()):
             wanted = self._wanted[path]
@@ -191,7 +191,8 @@ class Edits:
         return f"{KEPT}/originals{path}"
 
     def _put(self, path: str, entry: Entry | None) -> None:
-        """Whole or not at all: under another name first. With the label of what was there, else of its folder."""
+        """Write a file completely or not at all: under another name first. With the SELinux label of the old file,
+        otherwise of its folder."""
         at = self._at(path)
         if entry is None:
             at.unlink(missing_ok=True)
@@ -217,7 +218,7 @@ class Edits:
 
 
 def _label(path: Path) -> bytes:
-    """Its SELinux label; b"" if it has none."""
+    """Return its SELinux label; b"" if it has none."""
     try:
         return os.getxattr(path, _LABEL)
     except OSError:

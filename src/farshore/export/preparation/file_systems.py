@@ -1,5 +1,5 @@
-"""Disks by what is written on them, not by names that another bus changes: the table of file systems, the kernel's
-root. Pure but for the edits."""
+"""Name disks by their content, not by names that change with the bus: in the table of file systems and for the kernel's
+root. Pure except for the edits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from farshore.export.preparation.edits import Edits
 
 NamedBy = Callable[[str], str]
-"""Takes a device's name at the source (``/dev/sda1``); answers ``UUID=…``, or "" if it is on none of the disks."""
+"""Takes a device's name at the source (``/dev/sda1``); returns ``UUID=…``, or "" if it is on none of the disks."""
 TABLE = "/etc/fstab"
 _BY_NAME = re.compile(r"/dev/(?:(?:sd|vd|xvd|hd)[a-z]+\d*|nvme\d+n\d+(?:p\d+)?)")
 _BY_PLACE = re.compile(r"/dev/disk/by-(?:path/|id/(?!dm-|lvm-|md-))\S+")
@@ -22,12 +22,12 @@ def by_uuid(edits: Edits, named: NamedBy) -> None:
     for line in edits.read(TABLE).splitlines(keepends=True):
         spec = (line.split() or [""])[0]
         if _BY_PLACE.fullmatch(spec):
-            edits.warnings.append(f"{TABLE}: {spec} may be called otherwise on another bus; name it by UUID.")
+            edits.warnings.append(f"{TABLE}: {spec} may have another name on another bus; name it by UUID.")
         elif _BY_NAME.fullmatch(spec):
             if found := named(spec):
                 line = line.replace(spec, found, 1)
             else:
-                edits.warnings.append(f"{TABLE}: {spec} is on none of the disks that were recovered.")
+                edits.warnings.append(f"{TABLE}: {spec} is on none of the recovered disks.")
         lines.append(line)
     text = "".join(lines)
     if text != edits.read(TABLE):
@@ -35,7 +35,7 @@ def by_uuid(edits: Edits, named: NamedBy) -> None:
 
 
 def root_by_uuid(line: str, named: NamedBy) -> str:
-    """Return a kernel's command line that names its root, or where it resumes from, by what is written there."""
+    """Return a kernel's command line in which its root, and the device it resumes from, are named by content."""
 
     def renamed(found: re.Match[str]) -> str:
         return f"{found[1]}{named(found[2]) or found[2]}"

@@ -1,8 +1,8 @@
-"""What runs in the appliance: mounts the machine's root from its disks, enters it, and edits its files.
+"""The program in the appliance: it mounts the machine's root from its disks, enters it, and edits its files.
 
-It gets one request over its standard input and answers it when everything is unmounted again, so whatever it says was
-done is on the disks. The guest's own programs run in the guest's own root, in this machine that has nothing else.
-Nothing but the standard library, and what of the package keeps to it.
+It gets one request over its standard input and answers when everything is unmounted again, so everything in its answer
+is on the disks. The guest's own programs run in the guest's own root, in this machine that has nothing else. It uses
+only the standard library, and modules of the package that do the same.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from farshore.export.preparation.start_up import prepare_start_up
 from farshore.export.preparation.wish import Report, Wish, read_wish
 
 _NEEDED = ("/boot", "/usr", "/var", "/var/lib")
-"""Beside the root. What is not needed is not mounted: no log is replayed there, nothing written."""
+"""Besides the root. Other volumes are not mounted: no log is replayed there, nothing is written."""
 _MEMBERS = ("LVM2_member", "linux_raid_member", "crypto_LUKS")
-"""What has a UUID that no table of file systems means."""
+"""Contents with a UUID that no table of file systems uses."""
 _BUSY = ("proc", "sys", "dev")
 _EMPTY = ("run", "tmp")
 
@@ -80,7 +80,7 @@ def work(root: Path, wish: Wish, named: dict[str, str]) -> Report:
 
 
 def _root(volumes: list[Volume], tree: Tree, wish: Wish) -> tuple[Volume, str]:
-    """The volume that the machine starts from, and how to mount it."""
+    """Return the volume from which the machine starts, and its mount options."""
     found = reading.root_volumes(volumes, tree)
     if len(found) > 1:
         found = [one for one in found if re.match(rf"{wish.boot}(?:p|$)", one[0].name)]
@@ -93,8 +93,8 @@ def _root(volumes: list[Volume], tree: Tree, wish: Wish) -> tuple[Volume, str]:
 
 @contextmanager
 def _mounted(root: tuple[Volume, str], tree: Tree, volumes: list[Volume], wish: Wish) -> Iterator[None]:
-    """The machine's file systems, to be written to, and what its programs expect. Raises Declined if one cannot be
-    released: what was written to it may not be whole then."""
+    """Mount the machine's file systems for writing, and what its programs expect. Raises Declined if one cannot be
+    released: then its writes may be incomplete."""
     volume, options = root
     _mount(volume, tree.root, options)
     try:
@@ -124,8 +124,8 @@ def _mount(volume: Volume, at: Path, options: str) -> None:
 
 
 def _names(volumes: list[Volume], wish: Wish) -> dict[str, str]:
-    """What is on each device, by the name that the source has for it; swap too. A partition without anything known on
-    it has none."""
+    """Return the content of each device, by the source's name of the device; including swap. A partition with unknown
+    content has none."""
     found = {}
     for name, number in wish.names.items():
         for one in volumes:
@@ -137,7 +137,7 @@ def _names(volumes: list[Volume], wish: Wish) -> dict[str, str]:
 
 
 def _entered(root: Path, wish: Wish, named: dict[str, str]) -> Report:
-    """``work`` in the guest's root, by a process of its own: the links there lead to places there."""
+    """Run ``work`` in the guest's root in a separate process: links there lead to places there."""
     heard, told = os.pipe()
     child = os.fork()
     if child == 0:

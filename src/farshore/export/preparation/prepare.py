@@ -1,7 +1,7 @@
-"""Prepares a guest: boots the appliance over the disks of its copy and has ``inside`` do the work.
+"""Prepare a guest: boot the appliance over the disks of its copy and let ``inside`` do the work.
 
-Whatever ends it in between, the disks may have been written to in part: each file is whole, not all of them may be
-changed. Whoever calls it gives a guest that could not be prepared its disks as they were, where they can be had.
+If it is interrupted, the disks may be partly changed: each file is complete, but not all of them may be changed. If a
+guest could not be prepared, the caller gives it its original disks, if possible.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CONTENTS = appliance.Contents(
 )
 
 Watch = Callable[[str], None]
-"""Told what goes on, every half second; it raises to end the work."""
+"""Receives the present step, every half second; it raises to end the work."""
 
 
 def prepare(disks: Sequence[tuple[DiskNumber, appliance.Disk]], wish: Wish, watch: Watch) -> Report:
@@ -67,12 +67,12 @@ def prepare(disks: Sequence[tuple[DiskNumber, appliance.Disk]], wish: Wish, watc
 
 
 def served_disk(place: int, socket: Path, export: str, sector_size: int = 512) -> appliance.Disk:
-    """Return a disk of an NBD server, as the work finds it: the ``place``-th of those handed over."""
+    """Return a disk of an NBD server for the appliance: the ``place``-th disk."""
     return appliance.Disk(socket, f"{SERIAL}{place}", export, sector_size=sector_size)
 
 
 def written_disk(place: int, file: Path, sector_size: int = 512, image: str = "") -> appliance.Disk:
-    """Return the same of a file: a raw one, or an image of this format."""
+    """Return the same for a file: a raw one, or an image of this format."""
     return appliance.Disk(file, f"{SERIAL}{place}", raw=True, image=image, sector_size=sector_size)
 
 
@@ -113,7 +113,7 @@ def _lines(told: list[object]) -> tuple[str, ...]:
 
 
 def _plain(told: object) -> str:
-    """Words for people: the guest had a hand in them, so there are not too many, and none that act on a terminal."""
+    """Clean a text for people: the guest influenced it, so it is limited and cannot control a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(told)[:_MOST_LETTERS])
 
 
@@ -124,4 +124,4 @@ def _refused(why: str) -> Refused:
 
 
 def _last(console: str) -> str:
-    return " / ".join(console.strip().splitlines()[-_CONSOLE_LINES:])[-400:] or "it said nothing"
+    return " / ".join(console.strip().splitlines()[-_CONSOLE_LINES:])[-400:] or "there was no output"

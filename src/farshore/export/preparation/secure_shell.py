@@ -1,5 +1,5 @@
-"""SSH after the failover, where the target asks for it: the service is enabled, and no firewall of the guest's keeps
-its port closed. Only firewalls that are enabled matter; each is told in its own file."""
+"""Allow SSH after the failover, if the target asks for it: enable the service, and open its port in the guest's
+firewall. Only enabled firewalls matter; each has its own file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The guest's start-up images (initramfs): whether each has the drivers of the root disk's bus; made anew where one has
-not, by the guest's own tools. Runs inside the guest's root (chroot).
+"""Check the guest's initramfs images for the drivers of the root disk's bus, and rebuild those that lack one with the
+guest's own tools. Runs inside the guest's root (chroot).
 
-Debian's holds the drivers of every hypervisor unless somebody chose otherwise, and takes minutes to make under
-emulation: it is made only where a driver is missing. dracut's is looked at and left alone.
+Debian's images contain the drivers of every hypervisor unless configured otherwise, and take minutes to build under
+emulation: one is rebuilt only if a driver is missing. dracut's images are inspected but not changed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _prepare(edits: Edits, kernel: str, drivers: tuple[str, ...], root: Path) ->
     if image.exists():
         listed = _run([tool, str(image)])
         if listed is None or listed.returncode:
-            edits.warnings.append(f"The start-up image of {kernel} cannot be looked into: {tool} does not run.")
+            edits.warnings.append(f"The start-up image of {kernel} cannot be inspected: {tool} does not run.")
             return
         listing = listed.stdout
     lacks, unknown = lacking(modules, listing, drivers)
@@ -86,7 +86,7 @@ def _say_of_dracut(edits: Edits, kernel: str, drivers: tuple[str, ...], lacks: l
 
 
 def _make_anew(edits: Edits, kernel: str, lacks: list[str], listing: str) -> None:
-    """With what the image had of drivers of disks before, so that the machine still starts where it came from."""
+    """Include the disk drivers that the image had before, so that the machine still starts at its source."""
     had = sorted(set(_STORAGE.findall(listing)))
     listed = edits.read(_MODULES)
     known = {line.strip() for line in listed.splitlines()}
@@ -94,7 +94,7 @@ def _make_anew(edits: Edits, kernel: str, lacks: list[str], listing: str) -> Non
     if new:
         mark = [] if _MARK in listed else [_MARK]
         text = "\n".join([*([listed.rstrip()] if listed.strip() else []), *mark, *new]) + "\n"
-        # Not by the edits: the tool reads it now, and it is to stay, for the image is made anew with each kernel.
+        # Not by the edits: the tool reads it now, and it must remain, because the image is rebuilt with each kernel.
         path = Path(_MODULES)
         path.write_text(text)
     done = _run(["update-initramfs", "-u", "-k", kernel])
@@ -104,11 +104,11 @@ def _make_anew(edits: Edits, kernel: str, lacks: list[str], listing: str) -> Non
             f"The start-up image of {kernel} lacks {', '.join(lacks)}; update-initramfs: {said[:200]}"
         )
         return
-    edits.notes.append(f"/boot/initrd.img-{kernel}: made anew with {', '.join(lacks)}, also in {_MODULES}")
+    edits.notes.append(f"/boot/initrd.img-{kernel}: rebuilt with {', '.join(lacks)}, also in {_MODULES}")
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    """None if it is not installed, or does not end."""
+    """Return None if it is not installed, or does not end."""
     try:
         return subprocess.run(
             command, check=False, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,

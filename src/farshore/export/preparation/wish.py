@@ -1,6 +1,6 @@
-"""What a guest is to be prepared for, and what came of it: as it travels to the appliance and back, as JSON.
+"""The request for a guest's preparation, and its result, as JSON to the appliance and back.
 
-Imported inside the appliance too: nothing but the standard library here.
+Imported inside the appliance too: only the standard library here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CardWish:
-    """One network card: what the guest calls it, and what it is to be. ``addresses`` in CIDR notation; with neither
-    them nor ``dhcp`` its configuration stays. ``before``: its MAC address at the source. ``driver``: it is known by the
-    driver of the guest's kernel, for the provider gives it a MAC address of its own."""
+    """One network card: the guest's name of it, and its new configuration. ``addresses`` in CIDR notation; without them
+    and without ``dhcp`` its configuration is unchanged. ``before``: its MAC address at the source. ``driver``: it is
+    identified by the driver of the guest's kernel, because the provider assigns its MAC address."""
 
     name: str
     mac: str
@@ -27,15 +27,15 @@ class CardWish:
 
     @property
     def configured(self) -> bool:
-        """Whether its configuration is to be another one."""
+        """Whether its configuration must change."""
         return self.dhcp or bool(self.addresses)
 
 
 @dataclass(frozen=True)
 class Wish:
-    """``drivers``: what the guest's kernel needs to reach its disks. ``names``: what the source calls its disks
-    (``sda``), by name, with the disk's number. ``boot``: the number of the disk that it starts from. ``undo``: only
-    take back what an earlier preparation did."""
+    """``drivers``: modules that the guest's kernel needs for its disks. ``names``: the source's names of its disks
+    (``sda``), with the disk's number. ``boot``: the number of the boot disk. ``undo``: only revert an earlier
+    preparation."""
 
     drivers: tuple[str, ...] = ()
     names: Mapping[str, int] = field(default_factory=dict)
@@ -47,8 +47,8 @@ class Wish:
 
 @dataclass(frozen=True)
 class Report:
-    """``system``: what the guest calls itself. ``changes``: each file that is another one now, and why.
-    ``warnings``: what could not be done, or is to be minded."""
+    """``system``: the guest's name of its system. ``changes``: each changed file, and why. ``warnings``: what could not
+    be done, or needs attention."""
 
     system: str = ""
     changes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Report:
 
 
 def read_wish(fields: Mapping[str, Any]) -> Wish:
-    """Return the wish back from JSON."""
+    """Read a wish from JSON."""
     lists = ("addresses", "gateways", "nameservers")
     cards = [CardWish(**{**card, **{name: tuple(card[name]) for name in lists}}) for card in fields["cards"]]
     return Wish(**{**fields, "drivers": tuple(fields["drivers"]), "cards": tuple(cards)})

@@ -89,7 +89,7 @@ def test_what_is_missing_is_named_where_nothing_can_read(tmp_path):
         ),
         ("userspace - ptrace set fp regs failed, errno = 14\n\nPid: 1, comm: init\nRIP: 0033:[<7f>]\n", "ptrace set"),
         ("Checking that ptrace can change system call numbers...OK\nmmap: cannot allocate\n", "mmap: cannot"),
-        ("RIP: 0033\nStack:\n 60411d5b 60bb7e80\n", "it said nothing of use"),
+        ("RIP: 0033\nStack:\n 60411d5b 60bb7e80\n", "there was no useful output"),
         ("Kernel panic - not syncing: \x1b[31m" + "x" * 500, "[31mxxx"),
     ],
 )
