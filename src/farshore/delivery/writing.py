@@ -167,7 +167,7 @@ class _Work:
         return step, blake3(buffer).digest(), data
 
     def read_back(self) -> list[int]:
-        """Return the steps that differ on the destination from the ledger."""
+        """Return the steps whose data on the destination does not match the ledger's digests."""
         if self._vouching is not None:
             found = _lost(self._vouching, self._ledger)
             self._report("checked", self._total, self._total)

@@ -31,7 +31,7 @@ _LOST = (vim.fault.NotAuthenticated, vmodl.fault.ManagedObjectNotFound, vmodl.qu
 
 @contextmanager
 def translated(host: str) -> Iterator[None]:
-    """Translate what the SDK raises inside."""
+    """Translate errors that the SDK raises inside the context to ours."""
     try:
         yield
     except FarshoreError:

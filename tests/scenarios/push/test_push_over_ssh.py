@@ -260,7 +260,7 @@ def test_what_cannot_be_protected_is_told_before_anything_is_enrolled(machine: M
     assert "--disk /dev/vda check --reach https://dr.example.com" in machine.inputs[-1]
     machine.findings.pop()
     _, told = push(machine, tmp_path)
-    assert "to know: clock: Wrong. (Set it.)" in told
+    assert "warnings: clock: Wrong. (Set it.)" in told
 
 
 def test_nobody_there(machine: Machine, tmp_path: Path) -> None:

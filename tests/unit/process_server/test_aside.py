@@ -142,7 +142,7 @@ def test_a_frame_that_cannot_be_stored_goes_aside_and_stops_nobody(
             break
     until(lambda: stream.idle and stream.lanes[Role.JOURNAL].aside)
     assert len(tried) >= 5
-    with pytest.raises(WrongState, match="cannot be stored any further"):
+    with pytest.raises(WrongState, match="can no longer be stored"):
         server.stream(BAD).receive(replace(bad[-1], first_sequence=stream.next_sequence(Role.JOURNAL)), NOW)
     assert stream.stored_sequence(Role.JOURNAL) == first.end_sequence, "nothing is told to be stored that is not"
     assert list(server.streams.stuck()) == [(BAD, EPOCH)]

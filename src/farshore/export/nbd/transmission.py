@@ -363,7 +363,7 @@ class Connection:
         return self._objection(request) is None
 
     def _objection(self, request: Request) -> NbdError | None:
-        """Return the error for a request that is invalid by its form alone."""
+        """Return the error for a malformed request, found without using the device."""
         try:
             command = Command(request.command)
         except ValueError:

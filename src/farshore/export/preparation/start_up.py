@@ -80,8 +80,8 @@ def _say_of_dracut(edits: Edits, kernel: str, drivers: tuple[str, ...], lacks: l
         return
     words = " ".join(lacks)
     edits.warnings.append(
-        f"The start-up image of {kernel} (dracut) lacks {words}, and dracut's images are not made anew here. On the "
-        f"source: dracut --force --add-drivers '{words}' --kver {kernel}"
+        f"The start-up image of {kernel} (dracut) lacks {words}, and Farshore does not rebuild dracut's images. "
+        f"Run on the source: dracut --force --add-drivers '{words}' --kver {kernel}"
     )
 
 

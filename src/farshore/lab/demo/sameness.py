@@ -30,7 +30,7 @@ class Sameness:
 
 
 def snapshot_hashes(disk: Path) -> tuple[npt.NDArray[np.uint8], int]:
-    """One 16-byte hash per 4 KiB block, shape (blocks, 16), and the disk's size in bytes."""
+    """Return one 16-byte hash per 4 KiB block, shape (blocks, 16), and the disk's size in bytes."""
     size = disk.stat().st_size
     hashes = np.empty((-(-size // BLOCK), 16), np.uint8)
     with disk.open("rb") as file:

@@ -40,7 +40,7 @@ def check_kernel(ability: Ability, settings: Settings) -> Iterator[Finding]:
         rounds = f"Protection is in {ability.mode.value} mode: a point every {every:.0f} seconds or so."
         yield warning("capture mode", f"{obstacle.reason} {rounds}", obstacle.remedy)
     if BTF.exists():
-        yield fine("kernel types (BTF)", "The kernel describes its own types.")
+        yield fine("kernel types (BTF)", "The kernel has a BTF description of itself.")
     else:
         yield warning(
             "kernel types (BTF)",

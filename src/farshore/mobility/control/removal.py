@@ -110,7 +110,7 @@ class Removal:
     def _remove_unit(self) -> None:
         """Remove the unit last: until it is gone, the next process continues the removal."""
         if not is_service(self._cgroup):
-            self._stays.append(f"what starts it: this process is not of {UNIT}; see that it is not started again")
+            self._stays.append(f"its start: {UNIT} did not start this process; make sure that it is not started again")
             return
         trouble = self._systemctl(["disable", "--quiet", UNIT])
         if trouble:

@@ -92,8 +92,8 @@ def dirty_pieces(
 ) -> Iterator[Piece]:
     """Yield the dirty blocks as they are on the disks when each piece is requested. Raises Damaged.
 
-    Sectors that are ``recorded`` when they have been read are omitted: the read data may be older than their
-    records."""
+    Sectors that have a record (``recorded``) by the time they were read are omitted, because that record is newer
+    than the read data."""
     buffer = AlignedBuffer(SPAN_BLOCKS * BLOCK)
     for disk in disks:
         ranges = blocks.get(disk.number)

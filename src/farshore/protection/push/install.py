@@ -115,7 +115,7 @@ class PushInstaller:
                 remedy="Fix each of these, or select disks with --disk. Then add the machine again.",
             )
         if found.warnings:
-            report(0.67, f"to know: {' '.join(found.warnings)}")
+            report(0.67, f"warnings: {' '.join(found.warnings)}")
 
     async def _bring(self, shell: RemoteShell, bundle: Bundle) -> None:
         folder = (await shell.run("mktemp -d /tmp/farshore-XXXXXXXX", "Making room", as_root=False)).strip()

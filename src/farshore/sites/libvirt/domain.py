@@ -60,7 +60,10 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
     if not order.disks:
         raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
     if machine.firmware is not Firmware.BIOS and around.firmware is None:
-        raise Refused(f"{order.name} boots with UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+        raise Refused(
+            f"{order.name} boots with UEFI, but this host has no UEFI firmware.",
+            remedy="Install the package ovmf (edk2-ovmf) on this host.",
+        )
     own = [number for number in range(len(machine.nics)) if number not in order.networks]
     if len(own) > _MOST_CARDS:
         raise Refused(

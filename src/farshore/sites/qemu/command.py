@@ -172,7 +172,10 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
     if not has_variables(order):
         return []
     if host.firmware is None:
-        raise Refused(f"{order.name} boots with UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+        raise Refused(
+            f"{order.name} boots with UEFI, but this host has no UEFI firmware.",
+            remedy="Install the package ovmf (edk2-ovmf) on this host.",
+        )
     # Not by -drive: that first opens the variables for reading, and there is only one descriptor for both.
     code = f"file.driver=file,file.filename={literal(host.firmware)}"
     return [
