@@ -9,7 +9,7 @@ from farshore.model.ports import Clock
 
 
 class SystemClock:
-    """The operating system's two clocks. The capture stamps its records with the same monotonic one."""
+    """The operating system's clocks. The capture uses the same monotonic clock for the times of its records."""
 
     def now(self) -> int:
         """Return nanoseconds since 1970 UTC."""
@@ -21,5 +21,5 @@ class SystemClock:
 
 
 def utc(clock: Clock) -> datetime.datetime:
-    """Return the clock's time as certificates want it."""
+    """Return the clock's time in the form that certificates need."""
     return datetime.datetime.fromtimestamp(clock.now() / 1e9, datetime.timezone.utc)

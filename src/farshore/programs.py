@@ -1,6 +1,6 @@
-"""The commands that an installation has: each starts one program, or says what to install where a part of it is not.
+"""The commands that an installation has. Each starts one program, or says what to install if a part of it is missing.
 
-Parts are the extras of pyproject.toml. Nothing outside the standard library is imported before a program itself is.
+The parts are the extras of pyproject.toml. Nothing outside the standard library is imported before the program itself.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from farshore.model.errors import Unsupported
 
 
 def farshore() -> Any:
-    """The command line."""
+    """Run the command line."""
     return _run("farshore", "farshore.cli.main", "app", "cli")
 
 
 def mobility() -> Any:
-    """The service on a protected machine."""
+    """Run the service on a protected machine."""
     return _run("farshore-mobility", "farshore.mobility.main", "main", "mobility")
 
 
 def process_server() -> Any:
-    """The process server."""
+    """Run the process server."""
     return _run("farshore-process-server", "farshore.process_server.main", "main", "server")
 
 
 def configuration_server() -> Any:
-    """The configuration server."""
+    """Run the configuration server."""
     return _run("farshore-configuration-server", "farshore.configuration_server.main", "main", "server")
 
 
 def master_target() -> Any:
-    """The master target."""
+    """Run the master target."""
     return _run("farshore-master-target", "farshore.master_target.main", "main", "server")
 
 
 def load(program: str, module: str, extra: str) -> Any:
-    """A module of ``program``. Raises Unsupported where something of the extra that it needs is not installed."""
+    """Import a module of ``program``. Raises Unsupported if the extra that it needs is not completely installed."""
     try:
         with _kept():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         lacking = (error.name or "farshore").partition(".")[0]
         if lacking == "farshore":
-            raise  # a defect of ours, and not of the installation
+            raise  # # a defect of Farshore, not of the installation
         raise _not_installed(program, extra, [lacking]) from error
 
 
 @contextlib.contextmanager
 def _kept() -> Iterator[None]:
-    """What is imported stays, so the collector neither looks for garbage in it meanwhile nor later: that was a seventh
-    of a configuration server's start."""
+    """Exclude what is imported from garbage collection, now and later: the collector took a seventh of a configuration
+    server's start."""
     held = gc.isenabled()
     gc.disable()
     try:
@@ -68,7 +68,7 @@ def _kept() -> Iterator[None]:
 
 
 def check_installed(program: str, extra: str) -> None:
-    """Raise Unsupported where distributions of an extra are not installed."""
+    """Raise Unsupported if distributions of an extra are not installed."""
     lacking = [name for name in _distributions(extra) if not _is_installed(name)]
     if lacking:
         raise _not_installed(program, extra, lacking)
@@ -84,7 +84,7 @@ def _run(program: str, module: str, function: str, extra: str) -> Any:
 
 
 def _distributions(extra: str) -> List[str]:
-    """What the extra asks for; nothing where the code runs without having been installed."""
+    """Return the distributions that the extra requires; none if the code runs without being installed."""
     try:
         requirements = metadata.requires("farshore") or []
     except metadata.PackageNotFoundError:

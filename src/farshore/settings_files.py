@@ -1,6 +1,6 @@
-"""Settings of a program of its own: a TOML file, and variables of the environment, which win over it.
+"""Reads the settings of a program that has its own: a TOML file, and environment variables, which override the file.
 
-What is wrong with them is said by the setting's name and what it takes, as for an option of a command.
+Errors name the setting and its allowed values, as they do for an option of a command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T", bound=BaseSettings)
 
 
 def read_settings(kind: type[T], path: Path | None) -> T:
-    """Settings of ``kind``; a file that does not exist sets nothing. Raises Malformed."""
+    """Return settings of ``kind``. A missing file counts as empty. Raises Malformed."""
     try:
         return kind(**{**_in_file(path), **EnvSettingsSource(kind)()})
     except SettingsError as error:

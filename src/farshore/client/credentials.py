@@ -1,8 +1,8 @@
-"""What a program shows to prove who it is, and what it trusts: one JSON file that only its owner may read.
+"""A program's credentials and the authority that it trusts: one JSON file that only its owner may read.
 
-The file holds the server's URL and three PEM texts: the authority that the server's certificate must come from,
-our certificate and its private key. The key reaches OpenSSL through an anonymous memory file, never through a
-second file on disk.
+The file holds the server's URL and three PEM texts: the authority that must have issued the server's certificate, the
+program's certificate and its private key. The key is given to OpenSSL through an anonymous memory file, and never
+written to a second file on disk.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Credentials:
     key: str = field(repr=False)
 
     def context(self, role: Role = Role.CONFIGURATION_SERVER) -> ssl.SSLContext:
-        """Return a TLS context that trusts only ``authority``, talks to servers of ``role`` alone, and shows
+        """Return a TLS context that trusts only ``authority``, connects only to servers of ``role``, and presents
         ``certificate``. Raises Malformed."""
         return client_context(self.authority, self.certificate, self.key, role=role)
 
     def save(self, path: Path) -> None:
-        """Write the file, mode 0600, so that after a crash the old or the new one is there whole."""
+        """Write the file, mode 0600. After a crash, either the old or the new file is complete."""
         write_private(path, json.dumps(asdict(self), indent=1).encode())
 
     @classmethod
     def load(cls, path: Path) -> Credentials:
-        """Read the file. Raises NotFound, Refused if others could read it, Malformed."""
+        """Read the file. Raises NotFound, Malformed, and Refused if other users could read it."""
         text = read_private(path)
         try:
             fields = json.loads(text)
@@ -58,8 +58,8 @@ class Credentials:
 def client_context(
     authority: str, certificate: str = "", key: str = "", *, role: Optional[Role] = None
 ) -> ssl.SSLContext:
-    """Return a context for connecting: TLS 1.2 or newer, the peer verified by name against ``authority`` alone, and by
-    what its certificate says that it is. ``role`` None, for tests: whatever it is."""
+    """Return a context for connecting: TLS 1.2 or newer; the server's certificate must be issued by ``authority``, be
+    valid for the host name, and state ``role``. ``role`` None accepts every role; for tests."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if role is not None:
         expect(context, role)
@@ -100,13 +100,14 @@ def fingerprint(certificate: str) -> str:
 
 
 def fingerprints(text: str) -> List[str]:
-    """Return SHA-256 of each certificate in a PEM text, in their order. Raises Malformed."""
+    """Return SHA-256 of each certificate in a PEM text, in their order there. Raises Malformed."""
     return [hashlib.sha256(_der(one)).hexdigest() for one in _CERTIFICATE.finditer(text)]
 
 
 def first_certificate(text: str) -> str:
-    """Return the first certificate of a PEM text, written anew from the bytes that ``fingerprint`` hashes: OpenSSL
-    reads PEM by other rules than we do, and must not find another certificate in the same text. Raises Malformed."""
+    """Return the first certificate of a PEM text, encoded again from the bytes that ``fingerprint`` hashes. OpenSSL
+    parses PEM by other rules than this module, and must not find a different certificate in the same text. Raises
+    Malformed."""
     return ssl.DER_cert_to_PEM_cert(_first_der(text))
 
 
@@ -129,12 +130,12 @@ def _no_certificate() -> Malformed:
 
 
 def same_fingerprint(one: str, other: str) -> bool:
-    """Return whether two fingerprints are equal, however they are written (colons, upper case)."""
+    """Return whether two fingerprints are equal; colons and case are ignored."""
     return bool(one) and one.replace(":", "").lower() == other.replace(":", "").lower()
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace a file's contents durably; only the owner may read it."""
+    """Replace a file's contents durably, with permission to read for the owner only."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -154,7 +155,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a file that holds a secret. Raises NotFound, and Refused where anybody else could read it too."""
+    """Read a file that holds a secret. Raises NotFound, and Refused if other users could read it."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())

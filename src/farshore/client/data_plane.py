@@ -1,8 +1,8 @@
-"""The agent's side of a process server's data plane: records, chunks and where to go on after a break.
+"""The agent's calls to a process server: sending records and chunks, and asking where to continue after a break.
 
-Bodies are the buffers of farshore.formats, handed to the socket as they are. Batches and chunks are idempotent; the
-caller has its own retry loop (it must choose between waiting and spilling), so nothing is repeated here but what a
-dropped idle connection costs.
+Bodies are the buffers of farshore.formats, given to the socket without a copy. Batches and chunks are idempotent. The
+caller has its own retry loop, because it must choose between waiting and writing to the .hrl file; this module only
+repeats a request whose idle connection was dropped.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from farshore.model.errors import NotFound, TryLater, Unsupported
 from farshore.model.identifiers import DiskNumber
 
 _STALE = Retry(total=None, connect=0, read=1, other=1, status=0, redirect=False, allowed_methods=None)
-"""One more try where a kept-alive connection was closed under us; a server that is not there is told at once."""
+"""One retry, for a kept-alive connection that the server has closed. If the server cannot be reached, that is reported
+at once."""
 
 
 class DataPlane:
-    """One stream, ``(machine, epoch)``, at a process server. For several threads; the caller orders the batches."""
+    """One stream, ``(machine, epoch)``, at a process server. Thread-safe; the caller puts the batches in order."""
 
     def __init__(self, transport: Transport, machine: str, epoch: int) -> None:
         self._transport = transport
@@ -46,15 +47,14 @@ class DataPlane:
         self._agreed: Optional[Tuple[str, int]] = None
 
     def protocol(self) -> Protocol:
-        """Return the versions that the server understands."""
+        """Return the protocol versions that the server supports."""
         return self._transport.get("/v1/protocol", Protocol)
 
     def agree(self) -> int:
-        """Return the stream protocol's version to speak with this server, asked once for each server and again after
-        trouble.
+        """Return the version of the stream protocol to use with this server. It is negotiated once per server, and
+        again after an error.
 
-        Raises Unsupported where the two have none in common. Every call that carries data asks first.
-        """
+        Raises Unsupported if the two have no common version. Every call that carries data calls this first."""
         url = self._transport.url
         if self._agreed is None or self._agreed[0] != url:
             offer = ProtocolOffer(versions=list(SUPPORTED))
@@ -68,17 +68,18 @@ class DataPlane:
         return self._agreed[1]
 
     def status(self) -> StreamStatus:
-        """Return where to go on: the next sequences that the server expects."""
+        """Return where to continue: the next sequences that the server expects."""
         return self._transport.get(self._root, StreamStatus)
 
     def send(self, batch: Batch) -> Acknowledgement:
-        """Send one batch; when this returns, its records are durable. Raises Gap, Fenced, Busy, Unreachable …"""
+        """Send one batch; when this returns, its records are durable. Raises Gap, Fenced, Busy, Unreachable and
+        others."""
         return self.send_encoded(encode_batch(batch))
 
     def send_encoded(self, buffers: Sequence[Buffer], now: int = 0) -> Acknowledgement:
-        """Send a batch that is encoded already. ``now`` is this machine's monotonic clock, ns: by it the server finds
-        out how old the batch is. 0 if its records may be of another boot; their age is unknown then."""
-        self.agree()  # first, so that ``now`` does not age by a request of its own
+        """Send a batch that is already encoded. ``now`` is this machine's monotonic clock in ns, from which the server
+        computes the age of the batch; 0 if the records may be from an earlier boot, so their age is unknown."""
+        self.agree()  # # first, so that the time of this request does not count into ``now``
         data = self._carry("/batches", buffers, _STALE, {MONOTONIC: str(now)} if now else {})
         return Acknowledgement.model_validate_json(data)
 
@@ -94,28 +95,27 @@ class DataPlane:
         return verdicts
 
     def send_chunks(self, disk: DiskNumber, rows: npt.NDArray[Any], parts: Sequence[Buffer]) -> None:
-        """Send chunks that the other side lacks (rows as in formats.chunk_exchange.Chunks, their bytes in ``parts``).
+        """Send chunks that the server lacks (rows as in formats.chunk_exchange.Chunks, their bytes in ``parts``).
 
-        Durable once the base is complete; completion is refused where the server lost any of it.
-        """
+        They are durable once the base is complete; the server refuses to complete it if it lost any of them."""
         header = encode_chunks(Chunks(disk, rows, b""))[:-1]
         self._carry("/chunks", [*header, *parts], _STALE)
 
     def missing(self) -> MissingChunks:
-        """Return what the copy still has to be told; the server lists so many ranges at a time."""
+        """Return what the server still lacks for the copy; one answer lists a limited number of ranges."""
         return self._transport.get(f"{self._root}/chunks/missing", MissingChunks)
 
     def complete_base(self, completion: BaseCompletion) -> StreamStatus:
-        """Declare the copy complete; answered once the epoch is durable in the vault."""
+        """Declare the copy complete. The server answers when the epoch is durable in the vault."""
         return self._transport.post(f"{self._root}/base", completion, StreamStatus, repeatable=True)
 
     def prove(self, proof: Proof) -> ProofAnswer:
-        """Compare chunks with the vault's, as of a position. Raises TryLater until that position is in the vault, and
+        """Compare chunks with the vault's state at a position. Raises TryLater until that position is in the vault, and
         Unsupported if the server cannot compare."""
         return ProofAnswer.model_validate_json(self._carry_if_known("/proofs", encode_proof(proof)))
 
     def differ(self, found: Difference) -> DifferenceAnswer:
-        """Tell of a chunk that differs. Raises as ``prove``."""
+        """Report a chunk that differs. Raises the same errors as ``prove``."""
         return DifferenceAnswer.model_validate_json(self._carry_if_known("/differences", encode_difference(found)))
 
     def _carry_if_known(self, path: str, buffers: Sequence[Buffer]) -> bytes:
@@ -129,12 +129,12 @@ class DataPlane:
     def _carry(
         self, path: str, buffers: Sequence[Buffer], retries: Retry, headers: Optional[Mapping[str, str]] = None
     ) -> bytes:
-        """Send data, in the version agreed on."""
+        """Send data in the negotiated version."""
         self.agree()
         try:
             return self._transport.request("POST", self._root + path, buffers, retries=retries, headers=headers)
         except TryLater:
-            self._agreed = None  # whoever answers next may be another release
+            self._agreed = None  # # the next server to answer may run another release
             raise
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""First contact: a machine or program without a certificate buys one with a one-time token.
+"""First contact: a machine or program without a certificate gets one in exchange for a one-time token.
 
-The token's giver also tells the authority's fingerprint. The authority's certificate is fetched without trust,
-compared with that fingerprint, and only then is the token sent, over a connection verified against it.
+Whoever gives the token also gives the fingerprint of the authority. The authority's certificate is fetched over a
+connection that is not verified, and compared with that fingerprint. Only then is the token sent, over a connection
+verified against the authority.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ def pinned_authority(url: str, pin: str) -> str:
             f"The authority of {url} has the fingerprint {fingerprint(certificate)}, not the one given.",
             remedy="Do not enrol. Check the address, or create a new token and use its fingerprint.",
         )
-    # Whoever answers for the server may have put an authority of their own behind the one that was pinned.
+    # # Whoever answered may have appended an authority of their own to the one that was pinned.
     return first_certificate(certificate)
 
 
 def enrol(url: str, pin: str, request: EnrolmentRequest) -> Enrolment:
-    """Trade the token in ``request`` for a certificate. Not repeatable: the token is spent by it."""
+    """Exchange the token in ``request`` for a certificate. Cannot be repeated: the token is used up."""
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/enrolments", request, Enrolment)
 
 
 def enrol_process_server(url: str, pin: str, request: ServerEnrolmentRequest) -> ServerEnrolment:
-    """Return the same for a process server."""
+    """Do the same for a process server."""
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/process-servers/enrolments", request, ServerEnrolment)
 
 
 def enrol_master_target(url: str, pin: str, request: MasterTargetEnrolmentRequest) -> MasterTargetEnrolment:
-    """Return the same for a master target."""
+    """Do the same for a master target."""
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/master-targets/enrolments", request, MasterTargetEnrolment)

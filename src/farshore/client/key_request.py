@@ -1,4 +1,4 @@
-"""A new private key and the request for its certificate. The key never leaves the host that it was made on."""
+"""A new private key and the request for its certificate. The key never leaves the host on which it is created."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cryptography.x509.oid import NameOID
 
 
 def new_key_and_request(name: str) -> Tuple[str, str]:
-    """Return a private key and a PKCS#10 request for it, both PEM. ``name`` is for people; who it is, the authority
-    says."""
+    """Return a private key and a PKCS#10 request for it, both PEM. ``name`` is only for people; the authority decides
+    the certificate's identity."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64] or "farshore")])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())

@@ -1,4 +1,4 @@
-"""What a protected machine says to the configuration server about itself."""
+"""A protected machine's calls to the configuration server."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ class MachineSelf:
         self._transport = transport
 
     def open_epoch(self, request: EpochRequest) -> EpochGrant:
-        """Ask for leave to send a new epoch. Raises Fenced or WrongState if this machine must not send."""
+        """Ask for permission to send a new epoch. Raises Fenced or WrongState if this machine must not send."""
         return self._transport.post("/v1/machines/self/epochs", request, EpochGrant)
 
     def heartbeat(self, heartbeat: Heartbeat) -> Desired:
-        """Tell how things are, hear how they should be."""
+        """Report the machine's state and return its desired state."""
         return self._transport.post("/v1/machines/self/heartbeat", heartbeat, Desired)
 
     @contextlib.contextmanager
     def commands(self, run: str, epoch: int, hardware: str) -> Iterator[Iterator[List[Command]]]:
-        """Yield the open commands now, and again at each change, until the server ends it or the connection breaks:
-        then the iterator ends, or raises Unreachable. Waiting costs no processor time. Raises Fenced for a run whose
-        place another one has taken."""
+        """Yield the open commands, first as they are and then at each change. Ends, or raises Unreachable, when the
+        server ends the request or the connection breaks. Waiting costs no processor time. Raises Fenced if a newer run
+        of this agent has taken over."""
         with self._transport.lines("/v1/machines/self/commands", run=run, epoch=epoch, hardware=hardware) as lines:
             yield (line.commands for line in parsed_lines(Commands, lines))
 
     def answer(self, command: str, result: CommandResult) -> CommandStanding:
-        """Tell what came of a command. Raises NotFound for one that is forgotten."""
+        """Report the result of a command. Raises NotFound for one that the server no longer has."""
         return self._transport.put(f"/v1/machines/self/commands/{segment(command)}/result", result, CommandStanding)
 
     def guest_scripts(self, hardware: str) -> GuestScripts:
-        """The scripts that check this machine from within and are granted now, where it is a recovered one."""
+        """Return the check scripts that are granted now, if this is a recovered machine."""
         return self._transport.get("/v1/machines/self/guest-scripts", GuestScripts, hardware=hardware)
 
     def answer_guest_script(self, script: str, result: GuestScriptResult) -> GuestScriptStanding:
-        """Tell what came of one. Raises NotFound for one that is forgotten, or was for another machine."""
+        """Report the result of a check script. Raises NotFound for one that the server no longer has, or that was for
+        another machine."""
         return self._transport.put(
             f"/v1/machines/self/guest-scripts/{segment(script)}/result", result, GuestScriptStanding
         )
@@ -66,39 +67,38 @@ class MachineSelf:
         return self._transport.request("GET", f"/v1/machines/self/bundles/{release}", retries=AGAIN)
 
     def signature(self, release: str) -> ReleaseSignature:
-        """Return what the release key says of a release. Raises NotFound."""
+        """Return the release key's signature of a release. Raises NotFound."""
         return self._transport.get(f"/v1/machines/self/bundles/{release}/signature", ReleaseSignature)
 
     def use(self, credentials: Credentials) -> None:
-        """Show a renewed certificate from now on."""
+        """Present a renewed certificate from now on."""
         self._transport.renew(credentials)
 
     @property
     def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty before the first such answer."""
+        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
         return self._transport.authorities
 
     def authorities(self) -> str:
-        """Return the certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those
-        that came with the certificate; others come with a new one. Raises NotFound if the server is of an older
-        release.
-        """
+        """Return the certificates of all authorities that are trusted now, as PEM texts. Only for comparison with those
+        that came with the certificate: other authorities are only accepted with a new certificate. Raises NotFound if
+        the server is of an older release."""
         return self._transport.get("/v1/authorities", Authority).certificate
 
     @property
     def url(self) -> str:
-        """Of the configuration server that is spoken to."""
+        """The URL of the configuration server that is called."""
         return self._transport.url
 
     @property
     def servers(self) -> List[str]:
-        """The configuration servers that this machine may turn to, in order, as they were last announced; empty: an
-        older release announces none."""
+        """The configuration servers that this machine may use, in order, as last announced; empty if an older release
+        announces none."""
         return [one for one in self._transport.servers.split() if one != LEAVE]
 
     @property
     def leaves(self) -> bool:
-        """Whether this machine is to turn to the first of them now."""
+        """Whether this machine should switch to the first of them now."""
         return self._transport.servers.split()[:1] == [LEAVE]
 
     def move_to(self, url: str) -> None:

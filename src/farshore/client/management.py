@@ -1,4 +1,4 @@
-"""What users ask of the configuration server: the calls behind the CLI and the console."""
+"""The users' calls to the configuration server: everything that the CLI and the console ask of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from farshore.client.transport import Transport, segment
 from farshore.model.point import PointKind
 
 _PAGE = 1000
-"""Rows that one answer holds at most,"""
+"""The most rows in one answer,"""
 _MACHINES = 100
-"""and machines."""
+"""and the most machines."""
 
 
 class Management:
-    """Calls with a user's certificate. ``transport`` is open to calls that have no method here."""
+    """Calls with a user's certificate. For calls that have no method here, use ``transport``."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -26,7 +26,7 @@ class Management:
     def machines(
         self, state: Optional[str] = None, policy: Optional[str] = None, process_server: Optional[str] = None
     ) -> List[Machine]:
-        """Return every machine by name, or those in that state, with that policy, that send to that process server."""
+        """Return every machine by name; or only those with that state, that policy, that process server."""
         found: List[Machine] = []
         wanted = {"state": state, "policy": policy, "process_server": process_server}
         while True:
@@ -41,7 +41,7 @@ class Management:
     def machine_summaries(
         self, state: Optional[str] = None, policy: Optional[str] = None, process_server: Optional[str] = None
     ) -> List[MachineSummary]:
-        """Return the machines as ``machines`` does, with one line for each."""
+        """Return the same selection as ``machines``, with one short row per machine."""
         found: List[MachineSummary] = []
         wanted = {"state": state, "policy": policy, "process_server": process_server}
         while True:
@@ -63,7 +63,7 @@ class Management:
         kind: Optional[PointKind] = None,
         name: Optional[str] = None,
     ) -> List[Point]:
-        """Return a machine's recovery points, newest first; of one kind, with one name."""
+        """Return a machine's recovery points, newest first; or only those of one kind, with one name."""
         path, wanted = f"/v1/machines/{segment(machine)}/points", kind.value if kind is not None else None
         return self.transport.get_list(path, Point, limit=limit, kind=wanted, name=name)
 
@@ -76,7 +76,7 @@ class Management:
         return self.transport.post(f"/v1/machines/{segment(machine)}/failovers", request, Job)
 
     def fail_back(self, machine: str, request: FailoverRequest) -> Job:
-        """Bring a machine home that a recovery site runs, for real or as a test."""
+        """Move a machine that runs at a recovery site back home, for real or as a test."""
         return self.transport.post(f"/v1/machines/{segment(machine)}/failbacks", request, Job)
 
     def failovers(self, machine: Optional[str] = None) -> List[Failover]:
@@ -90,20 +90,20 @@ class Management:
                 return found
 
     def fail_over_several(self, request: SeveralFailovers) -> Job:
-        """Bring several machines up, each by a child of the job."""
+        """Bring several machines up, each in a child job of the returned job."""
         return self.transport.post("/v1/failovers", request, Job)
 
     def jobs(self, limit: Optional[int] = None, parent: Optional[str] = None) -> List[Job]:
-        """Return long operations that no other one started, newest first; or those that ``parent`` started, oldest
-        first."""
+        """Return the jobs that no other job started, newest first; or those that ``parent`` started, oldest first."""
         return self.transport.get_list("/v1/jobs", Job, limit=limit, parent=parent)
 
     def job(self, job: str) -> Job:
-        """Return one long operation. Raises NotFound."""
+        """Return one job. Raises NotFound."""
         return self.transport.get(f"/v1/jobs/{segment(job)}", Job)
 
     def recover_jobs(self, request: JobRecovery) -> List[Job]:
-        """Resume the unfinished jobs of a configuration server that is gone for good. Raises NotFound, WrongState."""
+        """Resume the unfinished jobs of a configuration server that is permanently lost. Raises NotFound,
+        WrongState."""
         return self.transport.post("/v1/jobs/recovery", request, RecoveredJobs).jobs
 
     def create_token(self, request: TokenRequest) -> Token:

@@ -1,4 +1,4 @@
-"""What a master target says to the configuration server."""
+"""A master target's calls to the configuration server."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ class MasterTargetSelf:
         self._transport = transport
 
     def register(self, registration: MasterTargetRegistration) -> MasterTargetSettings:
-        """Say that we have started; hear where the vault is."""
+        """Announce that the master target has started; return where the vault is."""
         return self._transport.post(_ROOT, registration, MasterTargetSettings, repeatable=True)
 
     def report(self, report: MasterTargetReport) -> MasterTargetOrders:
-        """Say that we are there; hear what is to be done. Tried once: the next report follows in seconds."""
+        """Announce that the master target runs; return what it has to do. Tried once: the next report follows within
+        seconds."""
         return self._transport.post(f"{_ROOT}/report", report, MasterTargetOrders)
 
     def keys(self, machine: str) -> MachineKeys:
-        """Return the keys of a machine that we have an errand for. Raises Forbidden, TryLater."""
+        """Return the keys of a machine that this master target has an errand for. Raises Forbidden, TryLater."""
         return self._transport.get(f"{_ROOT}/machines/{segment(machine)}/keys", MachineKeys)
 
     def begin_errand(self, errand: str, claim: ErrandClaim) -> HomeErrand:
-        """Return what is to be done. Raises NotFound, WrongState if it is not to be begun."""
+        """Return what the errand consists of. Raises NotFound, and WrongState if it must not be started."""
         return self._transport.post(f"{_ERRANDS}/{segment(errand)}", claim, HomeErrand, repeatable=True)
 
     def note_errand(self, errand: str, progress: ErrandProgress) -> ErrandStanding:
-        """Tell how far an errand is. Tried once: the next word follows in a second."""
+        """Report how far an errand is. Tried once: the next report follows within a second."""
         return self._transport.post(f"{_ERRANDS}/{segment(errand)}/progress", progress, ErrandStanding)
 
     def end_errand(self, errand: str, result: ErrandResult) -> ErrandStanding:
-        """Tell what came of an errand."""
+        """Report the result of an errand."""
         return self._transport.put(f"{_ERRANDS}/{segment(errand)}/result", result, ErrandStanding)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
@@ -57,12 +58,12 @@ class MasterTargetSelf:
         return self._transport.post(f"{_ROOT}/certificate", request, Enrolment)
 
     def use(self, credentials: Credentials) -> None:
-        """Show a renewed certificate from now on."""
+        """Present a renewed certificate from now on."""
         self._transport.renew(credentials)
 
     @property
     def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty before the first such answer."""
+        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
         return self._transport.authorities
 
     def authorities(self) -> str:

@@ -1,4 +1,4 @@
-"""Other people's errors turned into ours, once, at the edge: problem answers and urllib3's exceptions."""
+"""Converts errors of other parties to Farshore's errors in one place: HTTP problem answers and urllib3's exceptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from farshore.model.errors import (
 )
 
 _INSECURE_BYTES = 64 << 10
-"""Of an answer by whoever it may be."""
+"""The most bytes that are read of an unverified answer: anybody may have sent it."""
 _PREFIX = "urn:farshore:"
 _OF_THE_CLOCK = (9, 10)
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -36,7 +36,7 @@ _CODES = by_code()
 
 
 def error_from_answer(status: int, body: bytes, retry_after: Optional[str] = None) -> FarshoreError:
-    """Return the error that an answer with ``status`` >= 400 stands for."""
+    """Return the error for an answer with ``status`` >= 400."""
     try:
         problem = Problem.model_validate_json(body)
     except ValidationError:
@@ -54,7 +54,7 @@ def error_from_answer(status: int, body: bytes, retry_after: Optional[str] = Non
 
 
 def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
-    """Return the error behind one of urllib3's. A TLS refusal is final; everything else may pass."""
+    """Return the error for one of urllib3's. A refusal in TLS is final; everything else may be temporary."""
     cause: BaseException = error
     while True:
         inner = cause.reason if isinstance(cause, MaxRetryError) else (cause.args[0] if cause.args else None)
@@ -106,7 +106,7 @@ def _seconds(text: Optional[str]) -> Optional[float]:
 
 
 def insecure_request(url: str, timeout: float) -> bytes:
-    """GET ``url`` without checking who answers: only for what is checked by its fingerprint afterwards."""
+    """GET ``url`` without verifying the server. Only for data that is checked against a fingerprint afterwards."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -114,7 +114,7 @@ def insecure_request(url: str, timeout: float) -> bytes:
         warnings.catch_warnings(),
         pool_manager(url, context, assert_hostname=False, retries=False, timeout=timeout) as pool,
     ):
-        warnings.simplefilter("ignore", InsecureRequestWarning)  # unverified is what is asked for here
+        warnings.simplefilter("ignore", InsecureRequestWarning)  # # This request is unverified on purpose.
         try:
             answer = pool.request("GET", url, preload_content=False)
             data = answer.read(_INSECURE_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What a process server says to the configuration server."""
+"""A process server's calls to the configuration server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProcessServerSelf:
         self._transport = transport
 
     def register(self, registration: Registration) -> ProcessServerSettings:
-        """Say where agents reach us; hear where the vault is."""
+        """Announce the addresses for agents; return where the vault is."""
         return self._transport.post("/v1/process-servers/self", registration, ProcessServerSettings, repeatable=True)
 
     def stream(self, machine: str, epoch: int) -> StreamGrant:
@@ -34,25 +34,25 @@ class ProcessServerSelf:
         return self._transport.get(f"/v1/process-servers/self/streams/{machine}/{epoch}", StreamGrant)
 
     def keys(self, machine: str) -> MachineKeys:
-        """Return the keys of a machine that we serve or served. Raises NotFound, Forbidden, TryLater: at once, for a
-        machine waits for it, which repeats its request."""
+        """Return the keys of a machine whose stream this server has or had. Raises NotFound, Forbidden, TryLater. Not
+        retried here, because a machine is waiting and repeats its request itself."""
         path = f"/v1/process-servers/self/machines/{machine}/keys"
         return self._transport.call("GET", path, None, MachineKeys, repeatable=False)
 
     def report(self, report: ServerReport) -> ReportAnswer:
-        """Tell how the streams stand, and of new points and epochs; repeated until it is answered."""
+        """Report the state of the streams, and new points and epochs; repeated until the server answers."""
         return self._transport.post("/v1/process-servers/self/report", report, ReportAnswer, repeatable=True)
 
     def begin_push(self, push: str, claim: PushClaim) -> SealedPush:
-        """Return what a push logs in with and installs. Raises NotFound, WrongState if it is not to be begun."""
+        """Return what a push logs in with and installs. Raises NotFound, and WrongState if it must not be started."""
         return self._transport.post(f"{_PUSHES}/{push}", claim, SealedPush, repeatable=True)
 
     def note_push(self, push: str, progress: PushProgress) -> PushStanding:
-        """Tell how far a push is. Tried once: the next word follows in a second."""
+        """Report how far a push is. Tried once: the next report follows within a second."""
         return self._transport.post(f"{_PUSHES}/{push}/progress", progress, PushStanding)
 
     def end_push(self, push: str, result: PushResult) -> PushStanding:
-        """Tell what came of a push."""
+        """Report the result of a push."""
         return self._transport.put(f"{_PUSHES}/{push}/result", result, PushStanding)
 
     def agent_release(self, python: str) -> AgentRelease:
@@ -60,15 +60,16 @@ class ProcessServerSelf:
         return self._transport.get(f"/v1/process-servers/self/agents/{python}", AgentRelease)
 
     def agent_bundle(self, release: str) -> bytes:
-        """Return a release of the agent, whole. Raises NotFound."""
+        """Return a release of the agent, complete. Raises NotFound."""
         return self._transport.request("GET", f"/v1/process-servers/self/bundles/{release}", retries=AGAIN)
 
     def begin_discovery(self, name: str, claim: DiscoveryClaim) -> SealedDiscovery:
-        """Return what a VMware server is logged in to with. Raises NotFound if it is not ours to follow."""
+        """Return the credentials for logging in to a VMware server. Raises NotFound if this server does not run its
+        discovery."""
         return self._transport.post(f"{_VMWARE}/{segment(name)}/login", claim, SealedDiscovery, repeatable=True)
 
     def note_discovery(self, name: str, report: DiscoveryReport) -> DiscoveryStanding:
-        """Report what discovery found there. Raises NotFound. If a report is lost, discovery begins anew."""
+        """Report what a discovery found. Raises NotFound. If a report is lost, the discovery starts over."""
         return self._transport.post(f"{_VMWARE}/{segment(name)}", report, DiscoveryStanding, repeatable=True)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
@@ -76,19 +77,18 @@ class ProcessServerSelf:
         return self._transport.post("/v1/process-servers/self/certificate", request, Enrolment)
 
     def use(self, credentials: Credentials) -> None:
-        """Show a renewed certificate from now on."""
+        """Present a renewed certificate from now on."""
         self._transport.renew(credentials)
 
     @property
     def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty before the first such answer."""
+        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
         return self._transport.authorities
 
     def authorities(self) -> str:
-        """Return the certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those
-        that came with the certificate; others come with a new one. Raises NotFound if the server is of an older
-        release.
-        """
+        """Return the certificates of all authorities that are trusted now, as PEM texts. Only for comparison with those
+        that came with the certificate: other authorities are only accepted with a new certificate. Raises NotFound if
+        the server is of an older release."""
         return self._transport.get("/v1/authorities", Authority).certificate
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from farshore.model.errors import Malformed
 
 
 def proxy_for(url: str) -> Optional[str]:
-    """Return the proxy through which ``url`` is reached; None: none. Raises Malformed."""
+    """Return the proxy for ``url``, or None to connect directly. Raises Malformed."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     found = urllib.request.getproxies()
@@ -30,8 +30,8 @@ def proxy_for(url: str) -> Optional[str]:
 
 
 def pool_manager(url: str, context: ssl.SSLContext, proxy: Optional[str] = None, **options: Any) -> urllib3.PoolManager:
-    """Connections to ``url``, through ``proxy``, else through its own if it has one; ``options`` as urllib3 takes them.
-    Raises Malformed."""
+    """Return connections to ``url`` through ``proxy``, or through the proxy of the environment. ``options`` are
+    urllib3's. Raises Malformed."""
     proxy = proxy or proxy_for(url)
     if proxy is None:
         return urllib3.PoolManager(ssl_context=context, **options)
@@ -45,7 +45,7 @@ def pool_manager(url: str, context: ssl.SSLContext, proxy: Optional[str] = None,
 
 
 def proxy_port(proxy: str) -> int:
-    """Return the proxy's port, as it is given or by its scheme."""
+    """Return the proxy's port: the given one, or the default of its scheme."""
     parts = urlsplit(proxy)
     return parts.port or (443 if parts.scheme == "https" else 80)
 

@@ -1,9 +1,10 @@
-"""A program's certificate renewed while the program runs, and handed to whatever holds connections.
+"""Renews a program's certificate while the program runs, and passes it to everything that holds connections.
 
-That is done when its end is near, and when the configuration server trusts other authorities than those that came with
-it: the new ones come with a new certificate. Each of its answers announces such a change.
+A certificate is renewed when its end is near, and when the configuration server trusts other authorities than those
+that came with it, because the new authorities come with a new certificate. Each answer of the configuration server
+announces such a change.
 
-Each renewal comes with a key of its own. A failure is logged and tried again at the next look; there are months for it.
+Each renewal uses a new key. A failure is logged and retried at the next check; there are months for it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 3600.0
 HEAR_SECONDS = 2.0
-"""How soon the word of the configuration server is followed that its authorities are others."""
+"""How soon the program reacts when the configuration server announces other authorities."""
 
 
 class RenewingServer(Protocol):
-    """The part of the configuration server's API that renews the caller's certificate."""
+    """The part of the configuration server's API that is needed for renewal."""
 
     @property
     def announced(self) -> str:
@@ -47,8 +48,8 @@ class RenewingServer(Protocol):
 
 
 class Renewal:
-    """Of the credentials at ``path``, ``before`` their end. ``name`` is what the request for a certificate says;
-    ``users`` are told of new credentials."""
+    """Renews the credentials at ``path``, ``before`` they end. ``name`` goes into the certificate request; ``users``
+    get the new credentials."""
 
     def __init__(
         self,
@@ -65,19 +66,19 @@ class Renewal:
         self._followed = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Look at once, as a program may never be up for a day, and now and then until ``stop``."""
+        """Check at once, because a program may never run for a whole day, and then regularly until ``stop``."""
         while True:
             try:
                 self.renew_if_old()
             except FarshoreError as error:
                 log.warning("The certificate could not be renewed: %s", error)
-            except Exception:  # without this thread the certificate would end one day, and nobody would have been told
+            except Exception:  # # Without this thread the certificate would end one day without notice.
                 log.exception("Renewing the certificate failed; it is tried again.")
             if self._rest(stop):
                 return
 
     def _rest(self, stop: threading.Event) -> bool:
-        """Wait until it is time to look again, or ``stop`` is set: then True."""
+        """Wait until the next check is due, or ``stop`` is set; return whether it is set."""
         end = self._clock.monotonic() + LOOK_SECONDS
         while not stop.wait(HEAR_SECONDS):
             if self._server.announced != self._followed or self._clock.monotonic() >= end:
@@ -85,11 +86,11 @@ class Renewal:
         return True
 
     def renew_if_old(self) -> bool:
-        """Renew the certificate if its end is near or the authorities are others; whether that was so.
+        """Renew the certificate if its end is near or the authorities have changed; return whether it was renewed.
 
-        Raises FarshoreError.
-        """
-        announced = self._server.announced  # before looking: what is announced meanwhile is looked at again
+        Raises FarshoreError."""
+        # # read before the check, so that a change announced during it is checked again
+        announced = self._server.announced
         old = Credentials.load(self._path)
         ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc
         now = datetime.datetime.fromtimestamp(self._clock.now() / 1e9, datetime.timezone.utc)

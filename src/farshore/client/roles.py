@@ -1,8 +1,8 @@
-"""Whom a client means to talk to, checked in the server's certificate, not by its host name alone.
+"""Verifies the role of the server, which its certificate states, and not only its host name.
 
-Every certificate of an installation comes from one authority, and a process server's holds host names, too. What an
-agent executes as root, though, comes from the configuration server only. So the URI in the certificate must say what
-the server is: ``farshore://server/<id>`` or ``farshore://process-server/<id>``, and nothing else beside it.
+Every certificate of an installation is issued by one authority, and a process server's certificate has host names, too.
+But what an agent executes as root comes from the configuration server only. So the certificate must have exactly one
+URI, which states the server's role: ``farshore://server/<id>`` or ``farshore://process-server/<id>``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Dict, Type
 
 
 class Role(enum.Enum):
-    """What a server is."""
+    """The role of a server."""
 
     CONFIGURATION_SERVER = "server"
     PROCESS_SERVER = "process-server"
 
 
 def expect(context: ssl.SSLContext, role: Role) -> None:
-    """Have every connection of ``context`` fail in its handshake where the server is something else."""
+    """Make every connection of ``context`` fail in its handshake if the server has another role."""
     context.sslsocket_class = _SOCKETS[role]
 
 
@@ -28,7 +28,7 @@ class _RoleSocket(ssl.SSLSocket):
     role: Role
 
     def do_handshake(self, block: bool = False) -> None:
-        """As the base class, then look who it is. Nothing was sent by then."""
+        """Do the base class's handshake, then check the role. Nothing has been sent by then."""
         super().do_handshake(block)
         _check(self.getpeercert() or {}, self.role)
 

@@ -1,6 +1,6 @@
-"""Requests to one Farshore server: pooled connections, mutual TLS, retries with jitter, bodies and errors typed.
+"""Requests to one Farshore server: pooled connections, mutual TLS, retries with jitter, typed bodies and errors.
 
-Every other module of this package is a thin list of calls over ``Transport``. It may be used from several threads.
+Every other module of this package is a thin list of calls over ``Transport``, which is thread-safe.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 MOST_LINE_BYTES = 1 << 20
 AUTHORITIES = "Farshore-Authorities"
-"""Header of an answer: another value says that the server trusts other authorities now. Only a hint to go and look."""
+"""Header of an answer: a new value says that the server trusts other authorities now. It is only a hint to fetch
+them."""
 SERVERS = "Farshore-Servers"
-"""Header of an answer to a machine: URLs of the configuration servers that it may turn to, in this order."""
+"""Header of an answer to a machine: URLs of the configuration servers that it may use, in this order."""
 LEAVE = "leave"
-"""The first word of SERVERS where the machine is to turn to the first of them now: the server has been displaced."""
+"""The first word of SERVERS if the machine should switch to the first of them now, because this server has been
+displaced."""
 _SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -47,12 +49,12 @@ _SOCKET_OPTIONS = [
         if hasattr(socket, name)
     ),
 ]
-"""A path that forgot a connection is noticed within 30 s, however quiet the connection is; a firewall that forgets idle
-connections does not forget this one. By the kernel: it costs no wake-up of ours."""
+"""A connection that the network has dropped is noticed within 30 s, even an idle one, and a firewall that drops idle
+connections keeps this one. The kernel does this, so it costs this program no wake-up."""
 
 
 class _Again(Retry):
-    """Not where TLS refuses one of the two sides: that will not change in a few seconds."""
+    """Retries, except after a refusal in TLS: that will not change within seconds."""
 
     def increment(
         self,
@@ -79,13 +81,13 @@ AGAIN = _Again(
     raise_on_status=False,
     redirect=False,
 )
-"""For calls that may be repeated without harm."""
+"""For calls that may safely be repeated."""
 ONCE = Retry(total=0, redirect=False, raise_on_status=False)
-"""For calls that may not, and for callers that have a retry loop of their own."""
+"""For calls that may not be repeated, and for callers that have their own retry loop."""
 
 
 class Transport:
-    """``url`` is the server's base URL. Every method raises the classes of farshore.model.errors and no others."""
+    """``url`` is the server's base URL. Every method raises only classes of farshore.model.errors."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Transport:
         read_seconds: float = READ_SECONDS,
         proxy: Optional[str] = None,
     ) -> None:
-        """``proxy``: the HTTP proxy to go by, whatever the environment names."""
+        """``proxy`` is the HTTP proxy to use, whatever the environment says."""
         self.url = url.rstrip("/")
         self._given_proxy = proxy
         self._role: Optional[Role] = None
@@ -104,9 +106,9 @@ class Transport:
         self._context, self._proxy = context, proxy or proxy_for(self.url)
         self._pool = self._made(context)
         self.authorities = ""
-        """The header AUTHORITIES of the last answer that had one."""
+        """The value of the header AUTHORITIES in the last answer that had one."""
         self.servers = ""
-        """The same of SERVERS."""
+        """The same for SERVERS."""
 
     @classmethod
     def from_credentials(
@@ -116,14 +118,14 @@ class Transport:
         role: Role = Role.CONFIGURATION_SERVER,
         proxy: Optional[str] = None,
     ) -> Transport:
-        """A transport to ``url``, by default the server that the credentials are for. It must have ``role``."""
+        """Return a transport to ``url``, by default to the server of the credentials. It must have ``role``."""
         made = cls(url or credentials.url, credentials.context(role), proxy=proxy)
         made._role = role
         return made
 
     def move_to(self, url: str) -> None:
-        """Send every later request to another server of the same authority; those under way end where they are. Raises
-        Malformed for a proxy that is none."""
+        """Send later requests to another server of the same authority; requests under way are not affected. Raises
+        Malformed for an invalid proxy."""
         proxy, self.url = self._given_proxy or proxy_for(url), url.rstrip("/")
         if proxy != self._proxy:
             before, self._proxy = self._pool, proxy
@@ -131,14 +133,14 @@ class Transport:
             before.clear()
 
     def renew(self, credentials: Credentials) -> None:
-        """Show another certificate and trust its authority alone from now on; requests under way end as they began.
-        Only for a transport that was made from credentials. Raises Malformed."""
+        """Present another certificate and trust only its authority from now on; requests under way are not affected.
+        Only for a transport that was created from credentials. Raises Malformed."""
         assert self._role is not None
         before = self._pool
         self._context = credentials.context(self._role)
-        # A new context: what one trusts can be added to, not taken from.
+        # # A new context, because trusted authorities can be added to a context, but not removed.
         self._pool = self._made(self._context)
-        before.clear()  # a kept connection would show the old certificate for as long as it lives
+        before.clear()  # # A kept connection would keep the old certificate.
 
     def _made(self, context: ssl.SSLContext) -> urllib3.PoolManager:
         return pool_manager(
@@ -162,11 +164,11 @@ class Transport:
         return _parsed(TypeAdapter(List[item]), data)  # type: ignore[valid-type]
 
     def post(self, path: str, body: Optional[BaseModel], answer: Type[Answer], *, repeatable: bool = False) -> Answer:
-        """POST a body for an answer; ``repeatable`` says that doing it twice does no harm."""
+        """POST a body and return the answer; ``repeatable`` says that a repetition does no harm."""
         return self.call("POST", path, body, answer, repeatable=repeatable)
 
     def post_nothing(self, path: str) -> None:
-        """POST without a body, for no answer; doing it twice does no harm."""
+        """POST without a body, for no answer; a repetition must do no harm."""
         self.request("POST", path, retries=AGAIN)
 
     def put(self, path: str, body: BaseModel, answer: Type[Answer]) -> Answer:
@@ -186,7 +188,7 @@ class Transport:
         *,
         repeatable: Optional[bool] = None,
     ) -> Answer:
-        """Call with any method; JSON both ways. What is not said to be repeatable is, unless it is a POST."""
+        """Call with any method; JSON both ways. Repeatable by default, except POST."""
         repeat = method != "POST" if repeatable is None else repeatable
         buffers: List[Buffer] = [] if body is None else [body.model_dump_json().encode()]
         data = self.request(method, path, buffers, content_type="application/json", retries=AGAIN if repeat else ONCE)
@@ -202,13 +204,14 @@ class Transport:
         retries: Retry = ONCE,
         headers: Optional[Mapping[str, str]] = None,
     ) -> bytes:
-        """Return the raw call. ``buffers`` go out one after another as the body, without being joined or copied."""
+        """Send a request and return the raw answer. ``buffers`` are sent in order as the body, without being joined or
+        copied."""
         url = self.url + path
         sent: Dict[str, str] = {"Accept": "application/json", **(headers or {})}
         if buffers or method in ("POST", "PUT", "PATCH"):
             sent["Content-Type"] = content_type
             sent["Content-Length"] = str(sum(len(buffer) for buffer in buffers))
-        body = cast(List[bytes], list(buffers)) or None  # a list, so that a retry can go through it again
+        body = cast(List[bytes], list(buffers)) or None  # # a list, so that a retry can read it again
         try:
             response = self._pool.request(method, url, body=body, headers=sent, retries=retries, redirect=False)
         except HTTPError as error:
@@ -221,8 +224,8 @@ class Transport:
 
     @contextlib.contextmanager
     def lines(self, path: str, **parameters: Parameter) -> Iterator[Iterator[bytes]]:
-        """GET a stream that the server keeps open; its lines as they come, but for empty ones. Tried once. A line
-        must follow the one before within the time for which this transport reads, an empty one at least."""
+        """GET a stream that the server keeps open, and yield its lines as they come, without empty ones. Tried once.
+        The server must send a line, at least an empty one, within this transport's read timeout."""
         url = self.url + path + _query(parameters)
         try:
             response = self._pool.request(
@@ -234,7 +237,7 @@ class Transport:
                     raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
                 yield self._split(response)
             finally:
-                response.close()  # not back to the pool: there may be more to come
+                response.close()  # # not back to the pool, because more data may follow
                 response.release_conn()
         except HTTPError as error:
             raise error_from_transport(error, self.url) from error
@@ -286,7 +289,7 @@ def parsed_lines(item: Type[Answer], lines: Iterator[bytes]) -> Iterator[Answer]
 
 
 def segment(name: str) -> str:
-    """Return a name as one element of a path, whatever is in it: neither its slashes nor its dots lead elsewhere."""
+    """Return a name quoted as one element of a path: slashes and dots in it have no effect."""
     return quote(name, safe="").replace(".", "%2E") if set(name) == {"."} else quote(name, safe="")
 
 

@@ -1,1 +1,1 @@
-"""Bytes on the wire and on disk: encode and decode, nothing else. Each format has its page in docs/formats/."""
+"""Formats of bytes on the wire and on disk: encoding and decoding only. Each format has its page in docs/formats/."""

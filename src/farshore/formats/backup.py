@@ -1,7 +1,8 @@
-"""The head of a backup of an installation: what is not sealed of it. Byte table: docs/formats/backup.md.
+"""The header of a backup of an installation, which is the part that is not encrypted. Byte table:
+docs/formats/backup.md.
 
-The file is a head and a container (see container). The head holds the slot that gives the backup's own key to whoever
-has the owner's key. The container is bound to the head by its name.
+The file is a header and a container (see container). The header holds a key slot: whoever has the owner's key can
+decrypt the backup's own key with it. The container is bound to the header through its name.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ from farshore.model.errors import Damaged, Unsupported
 MAGIC = b"FARBACKU"
 VERSION = 1
 _FIXED = struct.Struct("<8sHHI")
-"""magic, version, reserved, bytes of JSON that follow."""
+"""magic, version, reserved, number of JSON bytes that follow."""
 _LONGEST = 64 << 10
 
 
 @dataclass(frozen=True)
 class Head:
-    """``vault``: the id of the installation's vault, which the slot is bound to."""
+    """``vault`` is the id of the installation's vault, to which the slot is bound."""
 
     vault: str
     slot: Mapping[str, Any]
 
     def encode(self) -> bytes:
-        """Return the bytes before the container."""
+        """Return the bytes that precede the container."""
         text = json.dumps({"slot": self.slot, "vault": self.vault}, sort_keys=True, separators=(",", ":")).encode()
         return _FIXED.pack(MAGIC, VERSION, 0, len(text)) + text
 
     @classmethod
     def decode(cls, data: Buffer, name: str) -> tuple[Head, int]:
-        """Read a head; return where the container begins. ``name`` goes into errors. Raises Damaged, Unsupported."""
+        """Read a header; return it and the offset of the container. ``name`` is used in errors. Raises Damaged,
+        Unsupported."""
         view = memoryview(data)
         if len(view) < _FIXED.size:
             raise _none(name)
@@ -60,7 +62,7 @@ class Head:
 
 
 def container_name(head: Buffer) -> str:
-    """Return the name that the container behind these bytes is sealed as."""
+    """Return the name under which the container after these bytes is sealed."""
     return f"backup/{blake3(head).hexdigest()}"
 
 

@@ -1,7 +1,7 @@
-"""The base map: where every 64 KiB chunk of one disk's base copy is, and its hash.
+"""The base map: the location and the hash of each 64 KiB chunk of one disk's base copy.
 
-Byte table: docs/formats/base-map.md. The map is paged: packs 2i and 2i+1 are the locators and the hashes of page i,
-so that opening a large disk reads only the index, and a block only its page.
+Byte table: docs/formats/base-map.md. The map is paged: packs 2i and 2i+1 are the locators and the hashes of page i.
+Opening a large disk therefore reads only the index, and reading a block only its page.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId
 
 INDEX = struct.Struct("<16sIHHQIIII")
-"""machine, epoch, disk, reserved, disk size, chunks per page, chunk packs named, packs, deduplication domain."""
+"""machine, epoch, disk, reserved, disk size, chunks per page, number of chunk packs, packs, deduplication domain."""
 PAGE_CHUNKS = 2048
 ENTRY: np.dtype[Any] = np.dtype([("pack", "<u4"), ("ordinal", "<u4"), ("offset", "<u4"), ("stored", "<u4")])
-"""``pack`` is a place in the map's table of salts, or ZERO or INHERIT."""
+"""``pack`` is an index into the map's table of salts, or ZERO or INHERIT."""
 ZERO = 0xFFFFFFFF
 """The chunk reads as zeroes."""
 INHERIT = 0xFFFFFFFE
-"""The chunk is as it was at the epoch's parent position."""
+"""The chunk is the same as at the epoch's parent position."""
 
 Entries = npt.NDArray[Any]
 """A one-dimensional array of dtype ENTRY."""
@@ -35,7 +35,7 @@ Entries = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class BaseMapIndex:
-    """``salts`` has shape (n, 16): the chunk packs that entries refer to. ``size`` is the disk's, in bytes."""
+    """``salts`` has shape (n, 16): the chunk packs that entries refer to. ``size`` is the disk's size in bytes."""
 
     machine: MachineId
     epoch: Epoch
@@ -45,11 +45,11 @@ class BaseMapIndex:
     salts: npt.NDArray[np.uint8]
     packs: PackRows
     domain: int = 0
-    """The deduplication domain of the chunk packs; 0 is the installation's, and all that older releases knew."""
+    """The deduplication domain of the chunk packs; 0 is the installation's, the only one in older releases."""
 
 
 def chunk_count(size: int) -> int:
-    """Return the number of chunks of a disk of ``size`` bytes; the last may be short."""
+    """Return the number of chunks of a disk of ``size`` bytes; the last chunk may be shorter."""
     return -(-size // CHUNK)
 
 
@@ -94,5 +94,5 @@ def decode_index(data: Buffer, name: str) -> BaseMapIndex:
 
 
 def page_range(page: int, page_chunks: int, size: int) -> Tuple[int, int]:
-    """Return the first chunk of a page and the chunk after its last."""
+    """Return the first chunk of a page, and the chunk after its last."""
     return page * page_chunks, min((page + 1) * page_chunks, chunk_count(size))

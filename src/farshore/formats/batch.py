@@ -1,6 +1,7 @@
-"""The batch: how records travel from a mobility service to its process server, and lie in the .hrl file.
+"""The batch: the unit in which a mobility service sends records to its process server and keeps them in the .hrl file.
 
-Byte table: docs/formats/batch.md. A batch is idempotent: (machine, epoch, role, first sequence, count) names it.
+Byte table: docs/formats/batch.md. A batch is idempotent: it is identified by machine, epoch, role, first sequence and
+count.
 """
 
 from __future__ import annotations
@@ -28,27 +29,28 @@ DIGEST_BYTES = 16
 MAXIMUM_BYTES = 32 << 20
 """A receiver refuses a larger batch; senders aim at 4 MiB."""
 MOST_RECORDS = 1 << 20
-"""A receiver refuses a batch of so many: a segment, which holds whole batches, has fewer."""
+"""A receiver refuses a batch with this many records: a segment, which holds whole batches, has fewer."""
 
 LATEST = (1 << 63) - (1 << 42)
-"""Base times up to here, ns, leave room for a record's own."""
+"""The latest base time, ns, that leaves room for the records' own times."""
 
 Buffer = Union[bytes, bytearray, memoryview]
 
 
 class Role(enum.IntEnum):
-    """Which part of an epoch a batch belongs to; each role has its own dense sequence from 1."""
+    """The part of an epoch that a batch belongs to; each role has its own dense sequence from 1."""
 
     JOURNAL = 0
     """Captured writes, in order."""
     BASE = 1
-    """Copied blocks: they lie below every journal record of the epoch."""
+    """Copied blocks: every journal record of the epoch overrides them."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``payload`` holds the bytes of all records that have some, in order. ``base_time`` is ns since 1970 UTC by the
-    sender's wall clock, ``captured`` the last record's time, ns of the sender's monotonic clock; 0: unknown."""
+    """``payload`` holds the bytes of all records that have a payload, in order. ``base_time`` is ns since 1970 UTC by
+    the sender's wall clock; ``captured`` is the last record's time, ns of the sender's monotonic clock, or 0 if
+    unknown."""
 
     machine: MachineId
     epoch: Epoch
@@ -59,11 +61,11 @@ class Batch:
     payload: Buffer
     captured: int = 0
     digest: bytes = b""
-    """As it came in; empty for a batch that was made here."""
+    """The bytes as they were received; empty for a batch that was created here."""
 
     @property
     def end_sequence(self) -> Sequence:
-        """The sequence after the last record: what the next batch must begin with."""
+        """The sequence after the last record, at which the next batch must begin."""
         return Sequence(self.first_sequence + len(self.records))
 
 
@@ -91,9 +93,8 @@ def encode(batch: Batch) -> List[Buffer]:
 def decode(data: Buffer) -> Batch:
     """Read one whole batch; records and payload are views of ``data``.
 
-    Raises Malformed for what is not a batch, and where records and payload disagree; Unsupported for another version;
-    Damaged where the digest differs.
-    """
+    Raises Malformed for anything that is not a batch, and if records and payload disagree; Unsupported for another
+    version; Damaged if the digest differs."""
     view = memoryview(data)
     if len(view) < HEADER_BYTES or bytes(view[:8]) != MAGIC:
         raise Malformed("These bytes are not a batch.", remedy="Upgrade the older side.")
@@ -106,8 +107,8 @@ def decode(data: Buffer) -> Batch:
     check = blake3(view[: HEADER_BYTES - DIGEST_BYTES]).update(bytes(DIGEST_BYTES)).update(view[HEADER_BYTES:])
     if check.digest(DIGEST_BYTES) != digest:
         raise Damaged(
-            "The batch was altered on its way.",
-            remedy="It is sent again by itself. If it recurs, check the machine's memory and network.",
+            "The batch was altered in transit.",
+            remedy="The sender repeats it automatically. If this recurs, check the machine's memory and network.",
         )
     if base_time > LATEST:
         raise Malformed("The batch's time is out of range.", remedy="Set the machine's clock.")

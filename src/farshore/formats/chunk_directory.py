@@ -1,4 +1,5 @@
-"""The chunk directory: what thousands of chunk packs hold, in one object, so that nobody has to open each of them.
+"""The chunk directory: the contents of thousands of chunk packs in one object, so that they need not be opened one by
+one.
 
 Byte table: docs/formats/chunk-directory.md.
 """
@@ -19,7 +20,7 @@ from farshore.model.errors import Damaged
 INDEX = struct.Struct("<IIII")
 """domain, chunk packs, packs, reserved."""
 COVERED: np.dtype[Any] = np.dtype([("salt", "V16"), ("chunks", "<u4")])
-"""A chunk pack: its salt, and how many chunks it has."""
+"""A chunk pack: its salt, and its number of chunks."""
 ROW: np.dtype[Any] = np.dtype([("hash", "V16"), ("stored", "<u4"), ("ordinal", "<u4")])
 """A chunk, as in its chunk pack's index: the first 16 bytes of its hash, stored bytes, ordinal."""
 PACK_BYTES = PACK_LIMIT // ROW.itemsize * ROW.itemsize

@@ -1,8 +1,8 @@
 """Bodies of the base-copy requests: hashes to compare, and the chunks that the other side lacks.
 
-Byte table: docs/formats/chunk-exchange.md. A chunk is 64 KiB at a 64 KiB boundary; a disk's last chunk may be
-shorter. Hashes are keyed BLAKE3 (32 bytes) under a chunk hash key; an all-zero chunk has the all-zero
-hash, is always known and never sent.
+Byte table: docs/formats/chunk-exchange.md. A chunk is 64 KiB at a 64 KiB boundary; a disk's last chunk may be shorter.
+Hashes are keyed BLAKE3 (32 bytes) under a chunk hash key. An all-zero chunk has the all-zero hash, is always known and
+never sent.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ CHUNK_ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("length", "<u4"), ("rese
 
 
 class Verdict(enum.IntEnum):
-    """The answer for one compared chunk: a compare response is ``count`` of these bytes."""
+    """The answer for one compared chunk; the response to a comparison is ``count`` of these bytes."""
 
     HAVE = 0
-    """The copy is equal there already: nothing to send."""
+    """The copy already has the same chunk: nothing to send."""
     SEND = 1
     FOUND = 2
-    """The vault held it already and the copy did not, so the copy has it from there now: nothing to send."""
+    """The vault already had the chunk, and the copy now refers to it: nothing to send."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hashes of ``count`` neighbouring chunks of one disk, shape (count, 32) uint8."""
+    """Hashes of ``count`` consecutive chunks of one disk, shape (count, 32) uint8."""
 
     disk: DiskNumber
     first_chunk: int

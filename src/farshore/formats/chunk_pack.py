@@ -19,7 +19,7 @@ from farshore.model.errors import Damaged
 INDEX = struct.Struct("<II")
 """chunks, packs (equal)."""
 LOCATOR: np.dtype[Any] = np.dtype([("salt", "V16"), ("ordinal", "<u4"), ("offset", "<u4"), ("stored", "<u4")])
-"""Where a chunk is: the pack object's salt, which names it, the pack's ordinal, and its bytes in the object."""
+"""The location of a chunk: the pack object's salt, which names it, the pack's ordinal, and its bytes in the object."""
 
 Locators = npt.NDArray[Any]
 """A one-dimensional array of dtype LOCATOR."""

@@ -1,9 +1,9 @@
-"""The container: the one outer shape of every sealed object in a vault.
+"""The container: the common outer layout of every sealed object in a vault.
 
-Byte table: docs/formats/container.md. A container is a header, packs (each compressed and encrypted by itself, so
-that one can be read without the others), a sealed index and a trailer. The trailer repeats the header, so the tail
-of an object is all that a reader needs to learn what lies where. This module knows the layout only; sealing and
-opening are done by farshore.vault.objects.sealing.
+Byte table: docs/formats/container.md. A container is a header, packs, a sealed index and a trailer. Each pack is
+compressed and encrypted separately, so that one can be read without the others. The trailer repeats the header, so a
+reader needs only the end of an object to know its layout. This module knows only the layout;
+farshore.vault.objects.sealing encrypts and decrypts.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ HEADER = struct.Struct("<8sHHI16s16s16x")
 """magic, version, kind, reserved, salt, key id."""
 HEADER_BYTES = HEADER.size  # 64
 TRAILER = struct.Struct("<64sQIII12s20x4x8s")
-"""copy of the header, index offset, index bytes stored, index bytes raw, packs, index nonce, magic."""
+"""A copy of the header, index offset, index bytes stored, index bytes raw, packs, index nonce, magic."""
 TRAILER_BYTES = TRAILER.size  # 128
 PACK_ROW: np.dtype[Any] = np.dtype([("raw", "<u4"), ("stored", "<u4"), ("ordinal", "<u4")])
 TAG_BYTES = 16
 PACK_LIMIT = 65536
-"""Raw bytes of a pack at most."""
+"""The most raw bytes in a pack."""
 
 PackRows = npt.NDArray[Any]
 """A one-dimensional array of dtype PACK_ROW."""
 
 
 class Kind(enum.IntEnum):
-    """What an object is; its index has that kind's layout."""
+    """The type of an object; its index has that type's layout."""
 
     DOCUMENT = 1
     SEGMENT = 2
@@ -51,7 +51,8 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """``salt`` makes the object's own keys; ``key_id`` tells which key they are derived from. 16 bytes each."""
+    """``salt`` is the input for the object's own keys; ``key_id`` names the key that they are derived from. 16 bytes
+    each."""
 
     kind: Kind
     salt: bytes
@@ -63,7 +64,7 @@ class Header:
 
     @classmethod
     def decode(cls, data: Buffer, name: str) -> Header:
-        """Read a header. ``name`` goes into errors. Raises Damaged, Unsupported."""
+        """Read a header. ``name`` is used in errors. Raises Damaged, Unsupported."""
         magic, version, kind, _, salt, key_id = HEADER.unpack_from(data)
         if magic != MAGIC:
             raise Damaged(f"{name} is not a sealed object.", remedy="Run `farshore vault verify`.")
@@ -77,7 +78,8 @@ class Header:
 
 @dataclass(frozen=True)
 class Trailer:
-    """Where the index lies. ``index_stored`` includes the tag; it is compressed when it is not raw + 16."""
+    """The location of the index. ``index_stored`` includes the tag; the index is compressed unless ``index_stored`` is
+    raw + 16."""
 
     header: Header
     index_offset: int
@@ -99,7 +101,7 @@ class Trailer:
         )
 
     def context(self, name: str) -> bytes:
-        """Return what the index is bound to besides its key: header, lengths and the object's name."""
+        """Return what the index is authenticated with besides its key: header, lengths and the object's name."""
         lengths = struct.pack("<QIII", self.index_offset, self.index_stored, self.index_raw, self.packs)
         return self.header.encode() + lengths + name.encode()
 
@@ -125,7 +127,7 @@ def cut_short(name: str) -> Damaged:
 
 
 def pack_offsets(rows: PackRows) -> npt.NDArray[np.int64]:
-    """Return the byte offset in the object of each pack; one more entry than rows, the last is the end of the packs."""
+    """Return each pack's byte offset in the object, and as last entry the end of the packs."""
     offsets = np.full(len(rows) + 1, HEADER_BYTES, np.int64)
     np.cumsum(rows["stored"], out=offsets[1:])
     offsets[1:] += HEADER_BYTES
@@ -133,8 +135,8 @@ def pack_offsets(rows: PackRows) -> npt.NDArray[np.int64]:
 
 
 def raw_offsets(rows: PackRows) -> npt.NDArray[np.int64]:
-    """Return the offset of each pack's first byte in the concatenation of all packs' plaintexts; the last entry is its
-    length."""
+    """Return the offset of each pack's first byte in the concatenated plaintexts of all packs, and as last entry the
+    total length."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(rows["raw"], out=offsets[1:])
     return offsets

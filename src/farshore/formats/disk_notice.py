@@ -1,8 +1,8 @@
-"""The notice that stands at the start of a disk while a master target writes it, in place of the disk's own bytes.
+"""The notice at the start of a disk while a master target writes it, in place of the disk's own bytes.
 
-Byte layout: docs/formats/disk-notice.md. It is text, so a person who looks at the disk reads what it is; it is no boot
-sector, no partition table and no file system, so nothing starts from the disk. The first ``HELD`` bytes of a disk are
-its own again only once all of the rest is.
+Byte layout: docs/formats/disk-notice.md. It is text, so a person who looks at the disk can read it. It is not a boot
+sector, a partition table or a file system, so nothing boots from the disk. The first ``HELD`` bytes of a disk are only
+written when all of the rest is.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Optional, Union
 from farshore.model.errors import Damaged, Malformed, Unsupported
 
 NOTICE_BYTES = 512
-"""One sector: a disk writes it as a whole or not at all."""
+"""One sector: a disk writes it completely or not at all."""
 HELD = 131072
-"""Bytes at the start of a disk that come last: boot sector, partition table, and the superblocks that lie there of
-every common file system and volume manager (that of btrfs is at 64 KiB)."""
+"""The bytes at the start of a disk that are written last: boot sector, partition table, and the superblocks of every
+common file system and volume manager that has them there (btrfs: at 64 KiB)."""
 _BEGINNING = b'{"format": "farshore-disk-notice", "version": '
 _VERSION = 1
 _CHECK = 440
-"""Where the check begins; what follows it is line feeds, so the last two bytes never make a boot sector of it."""
+"""The offset of the check. Line feeds follow it, so the last two bytes are never the signature of a boot sector."""
 _TEXT = "Half written by farshore-master-target: do not start."
 
 
 @dataclass(frozen=True)
 class DiskNotice:
-    """Whose disk it is going to be. ``claim`` is random: it names one beginning of the work."""
+    """The disk that is being written. ``claim`` is random and identifies one start of the work."""
 
     vault: str
     machine: str
@@ -46,8 +46,8 @@ class DiskNotice:
 
 
 def decode_notice(head: Union[bytes, bytearray, memoryview]) -> Optional[DiskNotice]:
-    """Read the start of a disk, or None if no notice is there. Raises Damaged for one that is not whole, Unsupported
-    for that of a later release."""
+    """Read the start of a disk; return None if it has no notice. Raises Damaged for a damaged notice, Unsupported for a
+    later release's."""
     data = bytes(head[:NOTICE_BYTES])
     if not data.startswith(_BEGINNING):
         return None

@@ -1,9 +1,9 @@
-"""The .hrl file: where a mobility service keeps its ordered stream while the process server is away.
+"""The .hrl file, in which a mobility service keeps its ordered stream while the process server is unreachable.
 
-Byte table: docs/formats/hrl.md. A header block, then a ring of bytes of fixed capacity. Frames lie one after another
-at ever-growing *logical* offsets; a frame at offset ``o`` begins at byte ``HEADER_BYTES + o % capacity`` and may wrap.
-Each frame holds one encoded batch and tells its own logical offset, so that what is left of an older round is never
-taken for a frame. The first frame that fails its check is the (possibly torn) end.
+Byte table: docs/formats/hrl.md. A header block, then a ring of bytes of fixed capacity. Frames follow each other at
+ever-growing *logical* offsets; a frame at offset ``o`` begins at byte ``HEADER_BYTES + o % capacity`` and may wrap.
+Each frame holds one encoded batch and its own logical offset, so that the rest of an older round is never mistaken for
+a frame. The first frame that fails its check is the (possibly torn) end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADER_BYTES = 4096
 HEADER = struct.Struct("<8sHHI16sQQI")
 """magic, version, reserved, epoch, machine, capacity, logical offset of the first frame, CRC-32 of what precedes."""
 SLOTS = (0, 512)
-"""The header is kept twice, in sectors written in turn: a torn write spoils one of them only."""
+"""The header is kept twice, in sectors that are written in turn: a torn write damages only one of them."""
 FRAME_MAGIC = 0x464C5248
 FRAME = struct.Struct("<IIQII")
 """magic, batch bytes, logical offset, CRC-32 of the batch, CRC-32 of what precedes."""
@@ -44,7 +44,7 @@ class HrlHeader:
 
 @dataclass(frozen=True)
 class Frame:
-    """``length`` and ``checksum`` are those of the batch that follows."""
+    """``length`` and ``checksum`` are those of the batch that follows the frame's header."""
 
     offset: int
     length: int
@@ -74,13 +74,13 @@ def decode_headers(block: Buffer) -> HrlHeader:
 
 
 def encode_frame(offset: int, length: int, checksum: int) -> bytes:
-    """Return the frame header that goes before a batch."""
+    """Return the frame header that precedes a batch."""
     body = FRAME.pack(FRAME_MAGIC, length, offset, checksum, 0)[:-4]
     return body + struct.pack("<I", zlib.crc32(body))
 
 
 def decode_frame(data: Buffer, offset: int, capacity: int) -> Optional[Frame]:
-    """Return the frame at logical ``offset``, or None if there is none (the end of the log)."""
+    """Return the frame at logical ``offset``, or None at the end of the log."""
     if len(data) < FRAME_BYTES:
         return None
     magic, length, found, checksum, own = FRAME.unpack_from(data)

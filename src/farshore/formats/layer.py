@@ -1,7 +1,7 @@
-"""The layer: which source holds the last write of each block over a range of journal sequences.
+"""The layer: the source of the last write of each block in a range of journal sequences.
 
-Byte table: docs/formats/layer.md. A layer is an index: sorted by disk and block, cut in pages that are read when
-needed, over sources that hold the bytes, which are segments or data objects (blocks copied out of segments, sorted).
+Byte table: docs/formats/layer.md. A layer is an index, sorted by disk and block, in pages that are read when needed. It
+refers to the sources that hold the bytes: segments, or data objects (blocks copied out of segments, sorted).
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ PAGE_ENTRIES = 4096
 SOURCE: np.dtype[Any] = np.dtype(
     [("first", "<u8"), ("end", "<u8"), ("last_time", "<u8"), ("size", "<u8"), ("salt", "V16")]
 )
-"""A source object. A segment: its range, time and size, salt all zero. A data object: its salt, which names it."""
+"""A source object. A segment: its range, time and size, with the salt all zero. A data object: its salt, which names
+it."""
 PAGE: np.dtype[Any] = np.dtype(
     [("block", "<u8"), ("last", "<u8"), ("disk", "<u2"), ("reserved", "<u2"), ("entries", "<u4")]
 )
 """First and last block of a page; pages are sorted by disk and block. Page i is pack i."""
 ZERO_RANGE: np.dtype[Any] = np.dtype([("start", "<u8"), ("end", "<u8"), ("disk", "<u4"), ("reserved", "<u4")])
-"""Blocks ``[start, end)`` that read as zeroes unless an entry says otherwise; sorted and disjoint for each disk."""
+"""Blocks ``[start, end)`` that read as zeroes unless an entry overrides it; sorted and disjoint for each disk."""
 ENTRY: np.dtype[Any] = np.dtype([("source", "<u4"), ("offset", "<u4"), ("mask", "u1")])
-"""One write of one 4 KiB block: its source's row, or ZERO_SOURCE; where the bytes of the first sector in the mask begin
-in the source's payload; the 512-byte sectors that it sets."""
+"""One write of one 4 KiB block: the row of its source, or ZERO_SOURCE; the offset in the source's payload of the first
+sector in the mask; and the mask of the 512-byte sectors that it sets."""
 ZERO_SOURCE = 0xFFFFFFFF
 
 Table = npt.NDArray[Any]
@@ -43,7 +44,7 @@ Blocks = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LayerIndex:
-    """A layer's index, over the sequences ``[first, end)``. Arrays have the dtypes above."""
+    """A layer's index, for the sequences ``[first, end)``. Arrays have the dtypes above."""
 
     machine: MachineId
     epoch: Epoch
@@ -108,7 +109,7 @@ PAGE_ROW_BYTES = 13
 
 
 def decode_page(data: Buffer, first: int, count: int) -> tuple[Blocks, Table]:
-    """Return the blocks and entries of a page of ``count`` entries that begins at block ``first``."""
+    """Return the blocks and entries of a page with ``count`` entries that begins at block ``first``."""
     blocks = np.frombuffer(data, "<u4", count).astype(np.int64) + first
     entries = np.empty(count, ENTRY)
     entries["source"] = np.frombuffer(data, "<u4", count, 4 * count)

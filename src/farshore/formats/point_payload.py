@@ -1,9 +1,9 @@
-"""The payload of a POINT record: which recovery point the stream has reached.
+"""The payload of a POINT record: the recovery point that the stream has reached.
 
-Described in docs/formats/record.md. JSON, padded with spaces to whole sectors; the position is the record's own
-and the time is the record's time.
+Described in docs/formats/record.md. JSON, padded with spaces to whole sectors; the position is the record's own and the
+time is the record's time.
 
-A payload names an object in the vault and a row of the catalog, and is shown to people. So both sides hold it to one
+A payload names an object in the vault and a row of the catalog, and is shown to people. So both sides check it by one
 rule: the agent before it cuts a point, the process server before it acknowledges one.
 """
 
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,200}")
 
 @dataclass(frozen=True)
 class PointPayload:
-    """``name`` is what a user called it, or empty."""
+    """``name`` is the name that a user gave it, or empty."""
 
     id: PointId
     kind: PointKind
@@ -46,7 +46,7 @@ def encode_point(point: PointPayload) -> bytes:
 
 
 def decode_point(data: Buffer) -> PointPayload:
-    """Read a payload. Raises Malformed, whatever the bytes are."""
+    """Read a payload. Raises Malformed for any bytes that are not one."""
     if len(data) > MAXIMUM_BYTES:
         raise _unreadable(f"it has {len(data)} bytes, and at most {MAXIMUM_BYTES} are taken")
     try:
@@ -59,7 +59,8 @@ def decode_point(data: Buffer) -> PointPayload:
 
 
 def check_points(records: Records, payload: Buffer) -> None:
-    """Raise Malformed unless every POINT record among ``records`` can be read; ``payload`` is that of all of them."""
+    """Raise Malformed unless every POINT record in ``records`` can be read. ``payload`` is the payload of all
+    records."""
     places = np.flatnonzero(records["kind"] == RecordKind.POINT)
     if not len(places):
         return

@@ -1,4 +1,4 @@
-"""Bodies of the requests of a proof: hashes of chunks as a disk had them at a position, and a chunk that differs.
+"""Bodies of a proof's requests: hashes of chunks as a disk had them at a position, and a chunk that differs.
 
 Byte tables: docs/formats/proof.md. Chunks and hashes are those of the base copy (chunk_exchange.py).
 """
@@ -27,16 +27,17 @@ DIFFERENCE_HEADER = struct.Struct("<8sHHIQQIIQ")
 """magic, disk, bytes of the cause, bytes of the chunk, chunk, sequence, whether to keep it, epoch and sequence of the
 last proof (0, 0: never); then the cause (UTF-8), then the chunk."""
 MOST_CHUNKS = 4096
-"""Of one proof: 256 MiB, so that none keeps others waiting for long."""
+"""The most bytes of one proof: 256 MiB, so that no proof delays others for long."""
 URGENT = 25
-"""A proof that somebody waits for, or of what is in doubt, may cost this many times as much as a routine one."""
+"""A proof that somebody waits for, or one of doubtful chunks, may read this many times as much as a routine one."""
 CAUSE_BYTES = 512
 _MOST = (1 << 63) // CHUNK
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The chunks of one disk as they were at ``sequence`` of the epoch: sorted, each once. ``hashes``: (count, 32)."""
+    """The chunks of one disk as they were at ``sequence`` of the epoch: sorted, each only once. ``hashes``: (count,
+    32)."""
 
     disk: DiskNumber
     sequence: Sequence
@@ -46,8 +47,8 @@ class Proof:
 
 @dataclass(frozen=True)
 class Difference:
-    """A chunk whose copy differs from the disk: ``data`` is what the disk held at ``sequence``. ``proven``: the last
-    position at which both were equal, or None if there is none. ``cause``: the newest that could explain it."""
+    """A chunk whose copy differs from the disk. ``data`` is the chunk on the disk at ``sequence``; ``proven`` the last
+    position at which both were equal, or None; ``cause`` the most recent event that could explain the difference."""
 
     disk: DiskNumber
     sequence: Sequence
@@ -56,7 +57,7 @@ class Difference:
     proven: Optional[Position]
     cause: str
     keep: bool = False
-    """Keep both versions, and report it; else only compare."""
+    """Keep both versions and report the difference; otherwise only compare."""
 
 
 def encode_proof(proof: Proof) -> List[Buffer]:

@@ -1,7 +1,7 @@
-"""The stream record: one write, discard or marker. Shared by batches, the .hrl file, the spool and segments.
+"""The stream record: one write, discard or marker. Used in batches, the .hrl file, the spool and segments.
 
-Byte table: docs/formats/record.md. Payloads follow the records they belong to, in order, without gaps, so a
-record's payload offset is the sum of the payload lengths before it.
+Byte table: docs/formats/record.md. The payloads follow the records in the same order, without gaps, so a record's
+payload offset is the sum of the payload lengths before it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from farshore.model.identifiers import SECTOR
 
 
 class RecordKind(enum.IntEnum):
-    """What a record tells."""
+    """The type of a record."""
 
     WRITE = 1
-    """``sectors`` × 512 bytes of payload, to be read back from ``sector`` on."""
+    """``sectors`` × 512 bytes of payload, written from ``sector`` on."""
     ZERO = 2
     """The range reads as zeroes."""
     DISCARD = 3
     """The range's contents no longer matter; replicas read it as zeroes."""
     FLUSH = 4
-    """All writes before it in the stream that had completed are on stable storage."""
+    """All writes that precede it in the stream and had completed are on stable storage."""
     POINT = 5
     """A recovery point; the payload is a JSON document padded with spaces to whole sectors (docs/formats/record.md)."""
     MARK = 6
-    """Nothing was written up to this time: it keeps the newest point young while a machine is idle."""
+    """Nothing was written up to this time; it keeps the newest point recent while a machine is idle."""
 
 
 _WRITE, _DISCARD, _FLUSH = int(RecordKind.WRITE), int(RecordKind.DISCARD), int(RecordKind.FLUSH)
@@ -64,7 +64,7 @@ def has_payload(records: Records) -> npt.NDArray[np.bool_]:
 
 
 def payload_offsets(records: Records) -> npt.NDArray[np.int64]:
-    """Return the byte offset of each record's payload; one more entry than records, the last being the total."""
+    """Return the byte offset of each record's payload, and as last entry the total."""
     offsets = np.zeros(len(records) + 1, np.int64)
     lengths = offsets[1:]
     np.multiply(records["sectors"], has_payload(records), out=lengths)
@@ -74,11 +74,12 @@ def payload_offsets(records: Records) -> npt.NDArray[np.int64]:
 
 
 def check_records(records: Records) -> None:
-    """Raise Malformed unless each record is one that docs/formats/record.md allows: a known kind, a length where its
-    kind has one and only there, a place below 2⁶³ bytes, no flag or reserved bit that is not known."""
+    """Raise Malformed unless docs/formats/record.md allows each record: a known kind, a length exactly if its kind has
+    one, a place below 2⁶³ bytes, and no unknown flag or reserved bit."""
     if not len(records):
         return
-    # Most batches hold a dozen records: what costs is the number of operations. So extremes are looked at first.
+    # # Most batches hold a dozen records, so the number of operations is the cost. Therefore extremes are checked
+    # first.
     kind, sectors = records["kind"], records["sectors"]
     lowest, highest = int(kind.min()), int(kind.max())
     if lowest < _WRITE or highest > _MARK:
@@ -94,15 +95,16 @@ def check_records(records: Records) -> None:
 
 
 class DiskRoom(NamedTuple):
-    """Where a disk's records may lie, in sectors."""
+    """The range for a disk's records, in sectors."""
 
     sectors: int
     step: int
-    """They begin and end at multiples of it: the disk's own block."""
+    """They begin and end at multiples of this: the disk's block size."""
 
 
 def check_places(records: Records, disks: Mapping[int, DiskRoom]) -> None:
-    """Raise Malformed unless every record of a disk is of one of ``disks``, within it, and holds whole blocks of it."""
+    """Raise Malformed unless every record that has a disk is of one of ``disks``, within its size, and of whole
+    blocks."""
     kind = records["kind"]
     of_disks = (kind >= _WRITE) & (kind <= _DISCARD)
     placed = records if of_disks.all() else records[of_disks]
@@ -118,7 +120,8 @@ def check_places(records: Records, disks: Mapping[int, DiskRoom]) -> None:
 
 
 def _rooms_of(disk: npt.NDArray[np.uint16], disks: Mapping[int, DiskRoom]) -> tuple[Any, Any]:
-    """The sectors and the step of each record's disk; one number each where all are of one disk."""
+    """Return the size in sectors and the block size of each record's disk; one number each if all have the same
+    disk."""
     first = int(disk[0])
     if (disk == first).all() and first in disks and disks[first].sectors:
         return disks[first]

@@ -1,8 +1,8 @@
-"""The segment: a sealed piece of a machine's stream, and the sealed batch that it is made of.
+"""The segment, a sealed piece of a machine's stream, and the sealed batch, from which it is made.
 
-Byte tables: docs/formats/segment.md and docs/formats/sealed-batch.md. A segment's index holds the records, its
-packs the payload. A sealed batch is what a process server keeps in its spool: the same packs, which later go into
-a segment as they are, and the records, encrypted too.
+Byte tables: docs/formats/segment.md and docs/formats/sealed-batch.md. A segment's index holds the records, its packs
+hold the payload. A process server keeps sealed batches in its spool: the same packs, which later become part of a
+segment unchanged, and the records, also encrypted.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def decode_index(data: Buffer, name: str) -> SegmentIndex:
 
 @dataclass(frozen=True)
 class SealedHeader:
-    """What stands in the clear before a sealed batch; authenticated together with the pack table."""
+    """The unencrypted header of a sealed batch; it is authenticated together with the pack table."""
 
     machine: MachineId
     epoch: Epoch
@@ -128,13 +128,12 @@ class SealedHeader:
 
 
 def decode_sealed(data: Buffer) -> Tuple[SealedHeader, Any, memoryview, memoryview]:
-    """Split a sealed batch: header, pack table, sealed records, packs. Views of ``data``.
+    """Split a sealed batch into header, pack table, sealed records and packs; views of ``data``.
 
-    Raises Damaged for what is not a whole sealed batch, Unsupported for another version.
-    """
+    Raises Damaged for anything but a complete sealed batch, Unsupported for another version."""
     view = memoryview(data)
     broken = Damaged(
-        "A sealed batch is truncated.", remedy="Nothing is lost if it was never acknowledged: the sender still has it."
+        "A sealed batch is truncated.", remedy="If it was never acknowledged, nothing is lost: the sender still has it."
     )
     if len(view) < SEALED.size or bytes(view[:8]) != SEALED_MAGIC:
         raise broken

@@ -1,8 +1,8 @@
-"""The spool: what a process server has acknowledged and not yet stored, as frames in numbered files.
+"""The spool: frames in numbered files that hold what a process server has acknowledged and not yet stored.
 
-Byte table: docs/formats/spool.md. Frame bodies are sealed batches (compressed, encrypted; farshore.vault reads
-them), so a stolen spool tells nothing but who wrote how much and when. A file may be one that was used before: a
-frame counts only if it carries the number of the file that it is found in.
+Byte table: docs/formats/spool.md. The bodies of frames are sealed batches (compressed, encrypted; farshore.vault reads
+them), so a stolen spool reveals only which machine wrote how much and when. A file may be reused: a frame is valid only
+if it has the number of the file that it is in.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ DIGEST_BYTES = 16
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame holds."""
+    """The contents of a frame."""
 
     BATCH = 1
     """One sealed batch."""
     END = 2
-    """Nothing follows in this file; a later file goes on. It has no body."""
+    """The end of this file; the spool continues in a later file. It has no body."""
 
 
 class FrameFlag(enum.IntFlag):
-    """What a reader may know without opening the body."""
+    """Facts that a reader needs without opening the body."""
 
     NONE = 0
     POINTS = 1
@@ -66,7 +66,7 @@ class FrameHeader:
 
 
 class Frame(NamedTuple):
-    """A frame found in a file: ``body`` is a view; ``offset`` and ``length`` are of the whole frame."""
+    """A frame found in a file: ``body`` is a view; ``offset`` and ``length`` are those of the whole frame."""
 
     header: FrameHeader
     body: memoryview
@@ -102,12 +102,12 @@ def decode_file_header(data: Buffer) -> int:
             f"Spool version {version} is not known to this release.", remedy="Start the release that wrote it."
         )
     if blake3(view[:-DIGEST_BYTES]).digest(DIGEST_BYTES) != digest:
-        raise Damaged("A spool file's header was altered.", remedy="Check the disk that the spool lies on.")
+        raise Damaged("A spool file's header was altered.", remedy="Check the disk that holds the spool.")
     return int(number)
 
 
 def frame_bytes(body: int) -> int:
-    """Return the number of bytes that a frame with a body of ``body`` bytes takes in its file."""
+    """Return the number of bytes in the file of a frame with a body of ``body`` bytes."""
     return -(-(FRAME_HEADER.size + body) // ALIGNMENT) * ALIGNMENT
 
 
@@ -137,11 +137,10 @@ def encode_frame(header: FrameHeader, body: Sequence[Buffer], file_number: int, 
 
 
 def read_frames(data: Buffer, file_number: int) -> Iterator[Frame]:
-    """Yield the frames of a whole file, an END included, until the first bytes that are none.
+    """Yield the frames of a whole file, including an END, until the first bytes that are not a frame.
 
-    What comes after the last frame (zeroes, older frames, a torn frame) ends the walk without an error: in the
-    newest file that is how a crash looks. The caller refuses an older file whose last frame is not an END.
-    """
+    Whatever follows the last frame (zeroes, older frames, a torn frame) ends the iteration without an error: the newest
+    file looks like that after a crash. The caller refuses an older file whose last frame is not an END."""
     view = memoryview(data)
     offset, ordinal = FILE_HEADER.size, 0
     while offset + FRAME_HEADER.size <= len(view):

@@ -1,7 +1,7 @@
-"""Which version of the stream protocol two sides speak: the machine offers those it knows, the server chooses.
+"""Negotiates the version of the stream protocol: the machine offers the versions that it knows, the server chooses.
 
-A version stands for everything that goes over the data plane: requests and answers, batches, records, the exchange of
-chunks. Version 1 is docs/formats/stream-protocol.md.
+A version covers everything on the data plane: requests and answers, batches, records, the exchange of chunks. Version 1
+is docs/formats/stream-protocol.md.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Sequence, Tuple
 from farshore.model.errors import Unsupported
 
 SUPPORTED: Tuple[int, ...] = (1,)
-"""What this release speaks, newest first."""
+"""The versions that this release supports, newest first."""
 MONOTONIC = "Farshore-Monotonic"
-"""The header with the sender's monotonic clock, ns in decimal digits, as the request was sent."""
+"""The header with the sender's monotonic clock when it sent the request, ns in decimal digits."""
 
 
 def choose(offered: Sequence[int], own: Sequence[int] = SUPPORTED) -> int:
-    """Return the newest version that both sides know; the server's part. Raises Unsupported, which says what to
-    upgrade."""
+    """Return the newest version that both sides know; the server calls this. Raises Unsupported, whose remedy says
+    which side to upgrade."""
     common = set(offered) & set(own)
     if common:
         return max(common)

@@ -1,6 +1,6 @@
-"""Names of the objects in a vault: the one place that builds and reads them.
+"""Names of the objects in a vault. Only this module builds and parses them.
 
-Table: docs/formats/names.md. Names sort as their numbers do, so a listing comes in stream order.
+Table: docs/formats/names.md. Names sort like their numbers, so a listing is in the order of the stream.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHUNK_KEY = "keys/chunks"
 DOMAIN_KEYS = "keys/domains/"
 CHUNKS = "chunks/"
 DIRECTORIES = "directory/"
-"""Between CHUNKS and MACHINES: who reads everything goes by that order."""
+"""Sorts between CHUNKS and MACHINES, because whoever reads a whole vault reads in that order."""
 MACHINES = "machines/"
 LEASES = "leases/"
 COLLECTION = "collection/"
@@ -30,13 +30,13 @@ ERASED = "erased/"
 OWNERS = "owner/"
 INSTALLATION = "installation/"
 PROBE = "probe/created-only"
-"""Created once and never read for what it holds: a store that replaces it does not keep what a vault rests on."""
+"""Created once and never read for its contents: a store that overwrites it lacks a guarantee that a vault needs."""
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
 _PIN_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})")
 _DOMAIN_FOLDER = "in-"
-"""It sorts behind the two hexadecimal digits that packs of domain 0 begin with."""
+"""Sorts after the two hexadecimal digits that packs of domain 0 begin with."""
 _DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
 _CHUNK_PACK = re.compile(rf"{CHUNKS}{_DOMAIN_FOLDER}([0-9a-f]{{8}})/")
 _EPOCH = re.compile(rf"{MACHINES}{_MACHINE.pattern}/epochs/[0-9a-f]{{8}}")
@@ -51,7 +51,7 @@ _ROLE = {letter: role for role, letter in _LETTER.items()}
 
 
 def machine_folder(machine: MachineId) -> str:
-    """Return the prefix of everything of one machine. Raises Malformed for an id that is not a UUID."""
+    """Return the prefix of all objects of one machine. Raises Malformed for an id that is not a UUID."""
     if not _MACHINE.fullmatch(machine):
         raise Malformed(f"{machine!r} is not a machine id.", remedy="Use the id that `farshore vault ls` shows.")
     return f"{MACHINES}{machine}/"
@@ -63,16 +63,16 @@ def descriptor(version: int) -> str:
 
 
 def owner(generation: int) -> str:
-    """Return the name of the object that says who owns the vault from this generation on. Never removed, so each is
-    given once."""
+    """Return the name of the object that names the vault's owner from this generation on. It is never removed, so each
+    name is used only once."""
     return f"{OWNERS}{generation:016x}"
 
 
 @dataclass(frozen=True)
 class RecordName:
-    """A version of one kind of what an installation keeps in the vault, or of one of its ``parts`` (0: not a part).
-    Names in a folder sort by generation, then by version: what a displaced installation still writes never counts as
-    the newest."""
+    """The name of one version of one kind of record that an installation keeps in the vault, or of one of its ``parts``
+    (0: not a part). Names in a folder sort by generation, then by version, so that records which a displaced
+    installation still writes never count as the newest."""
 
     kind: str
     generation: int
@@ -82,12 +82,12 @@ class RecordName:
 
     @property
     def folder(self) -> str:
-        """The prefix of all versions of the same; that of a kind is no prefix of its parts'."""
+        """The prefix of all versions of the same record; a kind's prefix is not a prefix of its parts'."""
         return f"{INSTALLATION}{self.series}/"
 
     @property
     def series(self) -> str:
-        """What it is a version of: the kind, and the part of it."""
+        """What it is a version of: the kind, and the part if there are parts."""
         if not _RECORD_KIND.fullmatch(self.kind):
             raise Malformed(
                 f"{self.kind!r} is not a valid kind of record.", remedy="Use lower-case letters, digits and -."
@@ -108,7 +108,8 @@ class RecordName:
 
 
 def condemned(version: int) -> str:
-    """Return the name of a version of the list of the condemned. Version 0 was written before there were versions."""
+    """Return the name of a version of the list of condemned objects. Version 0 dates from before there were
+    versions."""
     return f"{COLLECTION}condemned-{version:016x}" if version else f"{COLLECTION}condemned"
 
 
@@ -118,17 +119,19 @@ def condemned_version(name: str) -> int:
 
 
 def damage(digest: bytes) -> str:
-    """Return the name of the note of a damaged place."""
+    """Return the name of the note that a place is damaged."""
     return f"{DAMAGE}{digest.hex()}"
 
 
 def erased(machine: MachineId) -> str:
-    """Return the note that a machine was erased on purpose: without it, a machine without a key has lost it."""
+    """Return the name of the note that a machine was erased on purpose: without it, a machine without a key has lost
+    the key."""
     return f"{ERASED}{machine_folder(machine).split('/')[1]}"
 
 
 def machine_key(machine: MachineId) -> str:
-    """Return the wrapped key of a machine; deleting it makes the machine's data unreadable for ever."""
+    """Return the name of a machine's wrapped key. Deleting that object makes the machine's data permanently
+    unreadable."""
     return machine_folder(machine) + "key"
 
 
@@ -138,100 +141,102 @@ def description(machine: MachineId, number: int) -> str:
 
 
 def epoch(machine: MachineId, number: Epoch) -> str:
-    """Return the document that says that an epoch's base is complete."""
+    """Return the name of the document that says that an epoch's base is complete."""
     return f"{machine_folder(machine)}epochs/{number:08x}"
 
 
 def is_epoch(name: str) -> bool:
-    """Return whether it is the name of such a document."""
+    """Return whether this is the name of such a document."""
     return _EPOCH.fullmatch(name) is not None
 
 
 def rebased(machine: MachineId, number: Epoch) -> str:
-    """Return the document that says an epoch again, resting on no other."""
+    """Return the name of the document that declares an epoch again, independent of any other epoch."""
     return f"{machine_folder(machine)}rebased/{number:08x}"
 
 
 def base_map(machine: MachineId, number: Epoch, disk: DiskNumber, unique: str = "") -> str:
-    """Return the base map of one disk in one epoch, by the writer with these 16 hexadecimal digits: of two who copy the
-    same epoch neither can replace the other's, and the epoch's document says which counts. Older releases gave none."""
+    """Return the name of the base map of one disk in one epoch. ``unique``, 16 hexadecimal digits, identifies the
+    writer: of two that copy the same epoch, neither can replace the other's map, and the epoch's document says which is
+    valid. Older releases had no such digits."""
     return f"{machine_folder(machine)}bases/{number:08x}-{disk:04x}{'-' * bool(unique)}{unique}"
 
 
 def point(machine: MachineId, position: Position, point_id: PointId) -> str:
-    """Return the name of a named, requested or app-consistent point. Raises Malformed for an id with other characters
-    than its alphabet."""
+    """Return the name of a named, requested or app-consistent point. Raises Malformed for an id with characters outside
+    its alphabet."""
     if not _POINT_ID.fullmatch(point_id):
         raise Malformed(f"{point_id!r} is not a point id.", remedy="Use letters, digits, - and _, at most 64.")
     return f"{points_folder(machine)}{position.epoch:08x}-{position.sequence:016x}-{point_id}"
 
 
 def points_folder(machine: MachineId) -> str:
-    """Return where a machine's points are, sorted by position."""
+    """Return the prefix of a machine's points, which sort by position."""
     return f"{machine_folder(machine)}points/"
 
 
 def points_before(machine: MachineId, epoch: Epoch) -> str:
-    """Return a name that every point of an epoch follows in a listing, and no older epoch's."""
+    """Return a name that sorts before every point of an epoch and after those of older epochs."""
     return f"{points_folder(machine)}{epoch:08x}-"
 
 
 def point_position(name: str) -> Optional[Position]:
-    """Return the position in a point's name; None for another name."""
+    """Return the position in a point's name, or None for another name."""
     found = _POINT_NAME.fullmatch(name.rpartition("/")[2])
     return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
 
 
 def pin(machine: MachineId, position: Position) -> str:
-    """Return the name of a pin. The name alone says which state retention keeps, whether or not its document opens."""
+    """Return the name of a pin. Retention keeps the state that this name gives, even if its document cannot be
+    opened."""
     return f"{pins_folder(machine)}{position.epoch:08x}-{position.sequence:016x}"
 
 
 def pins_folder(machine: MachineId) -> str:
-    """Return where a machine's pins are, sorted by position."""
+    """Return the prefix of a machine's pins, which sort by position."""
     return f"{machine_folder(machine)}pins/"
 
 
 def pinned_position(name: str) -> Optional[Position]:
-    """Return the position in a pin's name; None for another name."""
+    """Return the position in a pin's name, or None for another name."""
     found = _PIN_NAME.fullmatch(name.rpartition("/")[2])
     return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
 
 
 def retention(machine: MachineId, version: int) -> str:
-    """Return the name of a version of what the machine's policy says of retention."""
+    """Return the name of a version of the retention rules in the machine's policy."""
     return f"{retention_folder(machine)}{version:016x}"
 
 
 def retention_folder(machine: MachineId) -> str:
-    """Return where these versions are; the newest counts."""
+    """Return the prefix of these versions; the newest is valid."""
     return f"{machine_folder(machine)}retention/"
 
 
 def difference(machine: MachineId, position: Position, disk: DiskNumber, chunk: int) -> str:
-    """Return a chunk that was found to differ from the machine's disk."""
+    """Return the name of a chunk that was found to differ from the machine's disk."""
     return f"{differences_folder(machine)}{position.epoch:08x}-{position.sequence:016x}-{disk:04x}-{chunk:016x}"
 
 
 def differences_folder(machine: MachineId) -> str:
-    """Return where a machine's differences are, sorted by position."""
+    """Return the prefix of a machine's differences, which sort by position."""
     return f"{machine_folder(machine)}differences/"
 
 
 def chunk_key(domain: int) -> str:
-    """Return the wrapped key of the chunks of a deduplication domain; 0 is the installation's."""
+    """Return the name of the wrapped key for the chunks of a deduplication domain; 0 is the installation's."""
     return f"{DOMAIN_KEYS}{domain:08x}" if domain else CHUNK_KEY
 
 
 def domain_of_key(name: str) -> Optional[int]:
-    """Parse the domain's number from the name of its key; None for another name or the installation's domain."""
+    """Return the domain in the name of its key, or None for another name or the installation's domain."""
     found = _DOMAIN_KEY.fullmatch(name)
     return int(found[1], 16) if found else None
 
 
 def chunk_packs(domain: int) -> str:
-    """Return the prefix of a domain's chunk packs. That of domain 0 is the prefix of all, and its own come first
-    there."""
+    """Return the prefix of a domain's chunk packs. The prefix of domain 0 is also the prefix of all others, and its own
+    packs sort first."""
     return f"{CHUNKS}{_DOMAIN_FOLDER}{domain:08x}/" if domain else CHUNKS
 
 
@@ -248,7 +253,7 @@ def chunk_domain(name: str) -> int:
 
 
 def chunk_salt(name: str, domain: int) -> Optional[bytes]:
-    """Return the salt that names a domain's chunk pack; None for any other name."""
+    """Return the salt in the name of a domain's chunk pack, or None for any other name."""
     prefix = chunk_packs(domain)
     folder, _, digits = name[len(prefix) :].partition("/")
     if not name.startswith(prefix) or not _SALT.fullmatch(digits) or folder != digits[:2]:
@@ -267,13 +272,13 @@ def directory(salt: bytes, domain: int) -> str:
 
 
 def directory_domain(name: str) -> Optional[int]:
-    """Return the domain of a chunk directory, by its name; None for another name."""
+    """Return the domain in the name of a chunk directory, or None for another name."""
     found = _DIRECTORY.match(name)
     return int(found[1], 16) if found else None
 
 
 def layer_data(machine: MachineId, salt: bytes) -> str:
-    """Return the name of an object with blocks that a layer holds itself; named by the object's salt."""
+    """Return the name of an object that holds blocks of a layer; it is named by the object's salt."""
     return f"{machine_folder(machine)}data/{salt.hex()}"
 
 
@@ -288,7 +293,7 @@ def segments_folder(machine: MachineId, number: Epoch, role: Role) -> str:
 
 
 def segments_before(machine: MachineId, number: Epoch, role: Role, first: int) -> str:
-    """Return a name that sorts before every segment that can hold sequence ``first``, and not much further before."""
+    """Return a name that sorts before every segment that can hold sequence ``first``, but not far before."""
     return f"{segments_folder(machine, number, role)}{max(0, (first >> _BUCKET_BITS) - 1):011x}"
 
 
@@ -298,7 +303,7 @@ def segments_from(machine: MachineId, number: Epoch, role: Role, first: int) -> 
 
 
 def lease(kind: str, number: str) -> str:
-    """Return the name of a lease: somebody reads or copies."""
+    """Return the name of a lease, which says that somebody reads or copies."""
     return f"{LEASES}{kind}-{number}"
 
 
@@ -337,10 +342,10 @@ class SegmentName:
 
 @dataclass(frozen=True)
 class LayerName:
-    """A layer over the journal sequences ``[first, end)``. ``tier`` counts merges of indexes; DATA_TIER holds blocks
-    of its own, and states inside its range are gone. ``last_time`` is ns since 1970 UTC. ``salt``, 16 hexadecimal
-    digits or none, makes the name of a merged layer one that is never given again: a collector that comes late cannot
-    delete another in the place of the one that it meant."""
+    """A layer over the journal sequences ``[first, end)``. ``tier`` counts merges of indexes; a layer of DATA_TIER
+    holds its own blocks, and the states inside its range are gone. ``last_time`` is ns since 1970 UTC. ``salt``, 16
+    hexadecimal digits or empty, makes the name of a merged layer unique for all time, so that a late collector cannot
+    delete another layer in place of the one that it meant."""
 
     machine: MachineId
     epoch: Epoch

@@ -1,7 +1,7 @@
 """The footer of a fixed VHD: the last 512 bytes of a disk that is uploaded to Azure.
 
 Source: Microsoft's "Virtual Hard Disk Image Format Specification", 1.0. Byte layout: docs/formats/vhd.md. Numbers are
-big-endian. Before the footer are the disk's own bytes, and nothing else.
+big-endian. Only the disk's own bytes precede the footer.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from uuid import UUID
 
 FOOTER_BYTES = 512
 ALIGNMENT = 1 << 20
-"""Azure takes disks of whole MiB only."""
+"""Azure only accepts disks of whole MiB."""
 _FIELDS = struct.Struct(">8sIIQI4sI4sQQHBBII16sB")
 _FIXED = 2
 _CREATOR = b"win "
-"""Readers take the size of such a disk from its size field; of a creator that they do not know, from its geometry,
+"""Readers take the size of such a disk from its size field; for an unknown creator they take it from the geometry,
 which cannot express every size."""
 _CHECKSUM_AT = 64
 
 
 def rounded(size: int) -> int:
-    """Return the bytes of the VHD's disk for a disk of ``size`` bytes: the next whole MiB."""
+    """Return the size in bytes of the VHD's disk for a disk of ``size`` bytes: rounded up to whole MiB."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def footer(size: int, identity: UUID) -> bytes:
-    """Return the footer of a disk of ``size`` bytes, the same for the same arguments: it has no time of its own."""
+    """Return the footer of a disk of ``size`` bytes. The same arguments give the same footer: it holds no time of
+    creation."""
     cylinders, heads, sectors = geometry(size)
     fields = _FIELDS.pack(
         b"conectix",
         2,  # reserved, always set
         0x00010000,
-        0xFFFFFFFFFFFFFFFF,  # a fixed disk has no further header
+        0xFFFFFFFFFFFFFFFF,  # # a fixed disk has no second header
         0,
         _CREATOR,
         0x000A0000,
