@@ -49,7 +49,7 @@ def load(program: str, module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         lacking = (error.name or "farshore").partition(".")[0]
         if lacking == "farshore":
-            raise  # # a defect of Farshore, not of the installation
+            raise  # a defect of Farshore, not of the installation
         raise _not_installed(program, extra, [lacking]) from error
 
 

@@ -81,7 +81,7 @@ class Together:
         except TryLater as error:  # an error of the catalog: it would be the same for each of them, and take as long
             for work in group:
                 work.answer.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - whoever waits hears of it
+        except Exception as error:  # noqa: BLE001 - the waiting caller gets it
             self._one_by_one(group, error)
         else:
             for work, answer in zip(group, answers, strict=True):

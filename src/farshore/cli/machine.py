@@ -322,7 +322,7 @@ def resync(machine: MachineName, as_json: AsJson = False) -> None:
 def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Upgrade a machine's agent to this server's release, without a reboot or a gap in capture.
 
-    The new release is tested first. If it does not work, the agent returns to the old one by itself.
+    The new release is tested first. If it does not work, the agent returns to the old one automatically.
     """
     api = management()
     job = finish(

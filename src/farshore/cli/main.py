@@ -170,7 +170,7 @@ def _option(loc: tuple[int | str, ...]) -> str:
 
 
 def _end(error: FarshoreError) -> NoReturn:
-    # The command that failed cannot say any more how it was called.
+    # The failed command no longer knows how it was called.
     if "--json" in sys.argv[1:]:
         typer.echo(json.dumps(error.as_json()), err=True)
     else:

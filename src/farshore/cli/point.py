@@ -168,7 +168,7 @@ def choice(
 
 
 def _place(text: str) -> Position | None:
-    """Parse ``text`` as a position, which is the id of a point that Farshore cut by itself."""
+    """Parse ``text`` as a position, which is the id of an automatic point."""
     try:
         return Position.parse(text)
     except Malformed:

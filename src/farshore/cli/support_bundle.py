@@ -146,7 +146,7 @@ def _known(folder: Path) -> Iterator[str]:
     for place in {place for pattern in _SECRETS for place in folder.glob(pattern)}:
         try:
             text = place.read_text(errors="replace")
-        except OSError:  # whoever runs this may not read it, so it is in none of what follows
+        except OSError:  # the user may not read it, so nothing below contains it
             continue
         if "CERTIFICATE-----" in text and "PRIVATE KEY-----" not in text:
             continue

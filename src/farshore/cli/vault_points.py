@@ -64,7 +64,7 @@ def unpin(
     if not yes:
         confirm(f"Unpin {point}? Retention may delete it at once.")
     was = pins.unpin(opened, found, position)
-    sentence = f"The point {position} is not pinned{' any more' if was else ''}."
+    sentence = f"The point {position} is {'no longer' if was else 'not'} pinned."
     print_done(sentence, as_json, unpinned=str(position), was_pinned=was)
 
 

@@ -79,7 +79,7 @@ class DataPlane:
     def send_encoded(self, buffers: Sequence[Buffer], now: int = 0) -> Acknowledgement:
         """Send a batch that is already encoded. ``now`` is this machine's monotonic clock in ns, from which the server
         computes the age of the batch; 0 if the records may be from an earlier boot, so their age is unknown."""
-        self.agree()  # # first, so that the time of this request does not count into ``now``
+        self.agree()  # first, so that the time of this request does not count into ``now``
         data = self._carry("/batches", buffers, _STALE, {MONOTONIC: str(now)} if now else {})
         return Acknowledgement.model_validate_json(data)
 
@@ -134,7 +134,7 @@ class DataPlane:
         try:
             return self._transport.request("POST", self._root + path, buffers, retries=retries, headers=headers)
         except TryLater:
-            self._agreed = None  # # the next server to answer may run another release
+            self._agreed = None  # the next server to answer may run another release
             raise
 
     def close(self) -> None:

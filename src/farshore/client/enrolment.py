@@ -34,7 +34,7 @@ def pinned_authority(url: str, pin: str) -> str:
             f"The authority of {url} has the fingerprint {fingerprint(certificate)}, not the one given.",
             remedy="Do not enrol. Check the address, or create a new token and use its fingerprint.",
         )
-    # # Whoever answered may have appended an authority of their own to the one that was pinned.
+    # Whoever answered may have appended an authority of their own to the one that was pinned.
     return first_certificate(certificate)
 
 

@@ -114,7 +114,7 @@ def insecure_request(url: str, timeout: float) -> bytes:
         warnings.catch_warnings(),
         pool_manager(url, context, assert_hostname=False, retries=False, timeout=timeout) as pool,
     ):
-        warnings.simplefilter("ignore", InsecureRequestWarning)  # # This request is unverified on purpose.
+        warnings.simplefilter("ignore", InsecureRequestWarning)  # This request is unverified on purpose.
         try:
             answer = pool.request("GET", url, preload_content=False)
             data = answer.read(_INSECURE_BYTES + 1)

@@ -72,7 +72,7 @@ class Renewal:
                 self.renew_if_old()
             except FarshoreError as error:
                 log.warning("The certificate could not be renewed: %s", error)
-            except Exception:  # # Without this thread the certificate would end one day without notice.
+            except Exception:  # Without this thread the certificate would end one day without notice.
                 log.exception("Renewing the certificate failed; it is tried again.")
             if self._rest(stop):
                 return
@@ -89,7 +89,7 @@ class Renewal:
         """Renew the certificate if its end is near or the authorities have changed; return whether it was renewed.
 
         Raises FarshoreError."""
-        # # read before the check, so that a change announced during it is checked again
+        # read before the check, so that a change announced during it is checked again
         announced = self._server.announced
         old = Credentials.load(self._path)
         ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc

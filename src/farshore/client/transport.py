@@ -138,9 +138,9 @@ class Transport:
         assert self._role is not None
         before = self._pool
         self._context = credentials.context(self._role)
-        # # A new context, because trusted authorities can be added to a context, but not removed.
+        # A new context, because trusted authorities can be added to a context, but not removed.
         self._pool = self._made(self._context)
-        before.clear()  # # A kept connection would keep the old certificate.
+        before.clear()  # A kept connection would keep the old certificate.
 
     def _made(self, context: ssl.SSLContext) -> urllib3.PoolManager:
         return pool_manager(
@@ -211,7 +211,7 @@ class Transport:
         if buffers or method in ("POST", "PUT", "PATCH"):
             sent["Content-Type"] = content_type
             sent["Content-Length"] = str(sum(len(buffer) for buffer in buffers))
-        body = cast(List[bytes], list(buffers)) or None  # # a list, so that a retry can read it again
+        body = cast(List[bytes], list(buffers)) or None  # a list, so that a retry can read it again
         try:
             response = self._pool.request(method, url, body=body, headers=sent, retries=retries, redirect=False)
         except HTTPError as error:
@@ -237,7 +237,7 @@ class Transport:
                     raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
                 yield self._split(response)
             finally:
-                response.close()  # # not back to the pool, because more data may follow
+                response.close()  # not back to the pool, because more data may follow
                 response.release_conn()
         except HTTPError as error:
             raise error_from_transport(error, self.url) from error

@@ -65,7 +65,7 @@ class AgentReleases:
                 threading.Thread(target=self._make, args=(version,), name=f"agent-{python}", daemon=True).start()
         raise TryLater(
             f"The agent's release for Python {python} is being built.",
-            remedy="The process server retries by itself.",
+            remedy="The process server retries automatically.",
             after=ASK_AGAIN_SECONDS,
         )
 

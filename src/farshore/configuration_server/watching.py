@@ -1,7 +1,7 @@
 """The watch's round: update the open alerts, and move machines to healthy servers.
 
 Nothing was received while this server did not run. After a start it waits as long as an agent may be silent, and until
-then judges everything as of its stop, so a restart raises no alert that would end by itself.
+then judges everything as of its stop, so a restart raises no alert that would soon clear without action.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from farshore.model.identifiers import BLOCK
 
 SPARE = 32
-"""One byte of zeroes may be sent for each so many bytes of data, because a request costs as much as sending 64 KiB."""
+"""Zeroes up to this fraction of the data may be sent as data, because a request costs as much as sending 64 KiB."""
 
 
 def runs_to_send(data: memoryview, longest: int) -> list[tuple[int, int]]:

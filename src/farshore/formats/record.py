@@ -78,7 +78,7 @@ def check_records(records: Records) -> None:
     one, a place below 2⁶³ bytes, and no unknown flag or reserved bit."""
     if not len(records):
         return
-    # # Most batches hold a dozen records, so the number of operations is the cost. Therefore extremes are checked
+    # Most batches hold a dozen records, so the number of operations is the cost. Therefore extremes are checked
     # first.
     kind, sectors = records["kind"], records["sectors"]
     lowest, highest = int(kind.min()), int(kind.max())

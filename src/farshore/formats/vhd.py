@@ -34,7 +34,7 @@ def footer(size: int, identity: UUID) -> bytes:
         b"conectix",
         2,  # reserved, always set
         0x00010000,
-        0xFFFFFFFFFFFFFFFF,  # # a fixed disk has no second header
+        0xFFFFFFFFFFFFFFFF,  # a fixed disk has no second header
         0,
         _CREATOR,
         0x000A0000,

@@ -1,4 +1,4 @@
-"""Know how many more points of a machine may be listed, without counting the listed ones.
+"""Computes how many more points of a machine may be listed, without counting the listed ones.
 
 A count walks over all of a machine's points, and a report with new points of a thousand machines arrives every second.
 So the last count is remembered, with the points added since: for this server that is never too low. Points are counted

@@ -20,7 +20,7 @@ class Terminal:
         print(text, flush=True)  # noqa: T201
 
     def read(self, prompt: str) -> str:
-        """Return a line without its end. Raises EOFError when nobody is there any more."""
+        """Return a line without its end. Raises EOFError when the terminal is closed."""
         return input(prompt)
 
     def read_secret(self, prompt: str) -> str:

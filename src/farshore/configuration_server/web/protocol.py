@@ -98,7 +98,7 @@ class CertificateProtocol(H11Protocol):
 
 
 class TellingSslObject(ssl.SSLObject):
-    """Tells a client why its certificate is refused.
+    """Sends a client the reason why its certificate is refused.
 
     asyncio drops a connection whose handshake failed without sending the alert with the reason, so a client with a
     wrong certificate would see a broken server, and retry for ever. Here the failure is first reported as "more input

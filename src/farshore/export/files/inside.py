@@ -336,7 +336,7 @@ def main(host: Host) -> None:
             answer = _answer(host, request)
         except Declined as error:
             answer = {"error": error.kind, "message": str(error)}
-        except Exception:  # noqa: BLE001 - the host tells it
+        except Exception:  # noqa: BLE001 - the host reports it
             answer = {"error": "fault", "message": traceback.format_exc()}
         host.answer(answer)
         # The next request finds the disks as this one did. What cannot be released ends with this machine.

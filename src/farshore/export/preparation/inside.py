@@ -43,7 +43,7 @@ def main(host: reading.Host) -> None:
             answer = asdict(prepare(request))
         except Declined as error:
             answer = {"error": error.kind, "message": str(error)}
-        except Exception:  # noqa: BLE001 - the host tells it
+        except Exception:  # noqa: BLE001 - the host reports it
             answer = {"error": "fault", "message": traceback.format_exc()}
         host.answer(answer)
 
@@ -146,7 +146,7 @@ def _entered(root: Path, wish: Wish, named: dict[str, str]) -> Report:
             os.chroot(root)
             os.chdir("/")
             said: dict[str, object] = asdict(work(Path("/"), wish, named))
-        except BaseException:  # noqa: BLE001 - the parent tells it
+        except BaseException:  # noqa: BLE001 - the parent reports it
             said = {"fault": traceback.format_exc()}
         with os.fdopen(told, "wb") as file:
             file.write(json.dumps(said).encode())

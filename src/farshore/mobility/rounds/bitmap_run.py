@@ -187,7 +187,7 @@ class BitmapRun(RoundRun):
             self._give_back(reading.noted or [dirty])
             if any(one.point is not None and one.point.kind in _FROZEN_KINDS for one in requests):
                 raise
-            log.warning("A round goes on without a freeze: %s", error)
+            log.warning("A round continues without a freeze: %s", error)
         except BaseException:
             self._give_back(reading.noted or [dirty])
             raise

@@ -164,7 +164,7 @@ class ScanRun(RoundRun):
             try:
                 time, kind = self._read_frozen(hashes, requests, stop)
             except TryLater as error:
-                log.warning("A scan goes on without a freeze: %s", error)
+                log.warning("A scan continues without a freeze: %s", error)
                 # What the round read, and did not send, must be found again.
         self._put(requests, kind, time, stop)
 
@@ -184,13 +184,15 @@ class ScanRun(RoundRun):
                     pieces.append(piece)
                     size += len(piece.payload)
                     if size > STILL_BYTES:
-                        raise TooMuch("The changes do not fit into memory.", remedy="The next scan retries by itself.")
+                        raise TooMuch(
+                            "The changes do not fit into memory.", remedy="The next scan retries automatically."
+                        )
                 time, still = self._now(), self._kind_since(before) is not PointKind.SCANNED
                 freeze.thaw()
         if not still:
             raise TryLater(
                 "A program writes to the disks outside of the frozen file systems.",
-                remedy="The scan is repeated by itself.",
+                remedy="The scan is repeated automatically.",
             )
         for piece in pieces:
             self._journal.send(piece, stop)

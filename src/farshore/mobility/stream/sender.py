@@ -54,7 +54,7 @@ class Sender:
         self.reachable = True
 
     def run(self, stop: threading.Event) -> None:
-        """Send until ``stop``. Raises Refused (Fenced, Gap …) or Damaged if this epoch cannot go on."""
+        """Send until ``stop``. Raises Refused (Fenced, Gap …) or Damaged if this epoch cannot continue."""
         helpers = ThreadPoolExecutor(_IN_FLIGHT, "send")
         try:
             self._run(stop, helpers)

@@ -108,7 +108,7 @@ class _Discovery:
             except Unsupported as error:
                 _log.warning("Discovery at VMware server %s cannot begin: %s", self.order.name, error)
                 self._sink.failed_quietly(error)
-            except Exception:  # noqa: BLE001 - the thread goes on: the next attempt may meet none
+            except Exception:  # noqa: BLE001 - the thread continues: the next attempt may succeed
                 _log.exception("Discovery at VMware server %s met a defect.", self.order.name)
             if self._sink.unwanted:
                 return  # the next answer to a report says what to do

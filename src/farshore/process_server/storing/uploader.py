@@ -31,7 +31,7 @@ THREADS = 16
 """An upload waits for its store nearly all of the time, for a disk as well as for a network, and 300 busy machines make
 200 segments a second: with 3 threads the latency of the store, and not its bandwidth, decided how late they were."""
 _REFUSED_PAUSE = 5.0
-"""Before the next try after an error that does not heal by itself, such as a damaged frame."""
+"""The pause before the next attempt after an error that needs repair, such as a damaged frame."""
 _TRIES = 5
 """Tries, while the store works, before data that cannot be stored is set aside: about a minute."""
 

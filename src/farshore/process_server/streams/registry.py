@@ -250,9 +250,9 @@ class Streams:
         try:
             place = self._aside.keep(frames, str(gap))
         except OSError as failure:
-            stream.note_trouble(f"What follows a gap stays in the spool: {failure}. {gap}")
+            stream.note_trouble(f"The data after a gap remains in the spool: {failure}. {gap}")
             return []
-        stream.note_trouble(f"What follows a gap cannot be stored, and is set aside in {place}. {gap}")
+        stream.note_trouble(f"The data after a gap cannot be stored, and is set aside in {place}. {gap}")
         return frames
 
     def _close(self, stream: Stream) -> None:
