@@ -1,10 +1,10 @@
-"""Make an installation from a backup, at its old place or on another host: a new generation of its vault's owner.
+"""Restore an installation from a backup, in its old place or on another host. It becomes the next owner of its vault.
 
-A backup is old, and the vault continues. So the events since then come from the vault: which machines there are, where
-they run, which failovers there were, and who is trusted. The backup supplies the choices, and what only it holds (see
-reconciling). The order is that of adopting: everything is read before anything is changed, then the vault is taken,
-then it is read for use. A file ``restoring`` in the folder marks that this is in progress; it can be interrupted and
-repeated anywhere.
+The vault has continued since the backup, so these are taken from the vault: the list of machines and where they run,
+the failovers, and the certificates that are trusted. The backup supplies the settings, and what no other place holds
+(see reconciling). The order is that of an adoption: everything is read before anything is changed, then the ownership
+of the vault is taken, then the vault is read for use. A file ``restoring`` in the folder marks a restore in progress;
+it can be interrupted at any point and repeated.
 """
 
 from __future__ import annotations

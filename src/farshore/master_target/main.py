@@ -213,7 +213,9 @@ def _begun(settings: Settings, wanted: str) -> MachineId:
             f"No disks are being written for machine {wanted}.",
             remedy="See `farshore-master-target show`; give its id.",
         )
-    raise Malformed(f"{wanted} may be {len(found)} machines.", remedy="Give more digits of the id.")
+    raise Malformed(
+        f"{len(found)} machines have an id that begins with {wanted}.", remedy="Give more digits of the id."
+    )
 
 
 def _find(vault: Vault, wanted: str) -> MachineId:

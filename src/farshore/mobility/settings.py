@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def handover(self) -> Path:
-        """What an agent leaves to the release that replaces it."""
+        """The file with the state that an agent leaves for the release that replaces it."""
         return self.state / "handover.json"
 
     @property

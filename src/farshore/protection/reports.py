@@ -202,7 +202,7 @@ def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, no
         kind="machine.protected",
         actor=f"process-server/{epoch.process_server}",
         subject=f"machine/{machine.id}",
-        message=f"{machine.name} is protected: epoch {epoch.epoch} is whole.",
+        message=f"{machine.name} is protected: epoch {epoch.epoch} is complete.",
         detail={"epoch": epoch.epoch, "consistent_from": epoch.consistent_from},
     )
 

@@ -67,7 +67,9 @@ def parse_url(text: str) -> str:
 
 
 def parse_value(text: str) -> str:
-    """One line for the environment. Raises Malformed."""
+    """Check that a value fits on one line of an environment file, and return it. Raises Malformed."""
     if not _VALUE.fullmatch(text):
-        raise Malformed("It has a character that cannot be kept.", remedy="Leave out spaces, quotes and backslashes.")
+        raise Malformed(
+            "The value has a character that cannot be stored.", remedy="Leave out spaces, quotes and backslashes."
+        )
     return text

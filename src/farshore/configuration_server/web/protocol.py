@@ -72,8 +72,8 @@ class CertificateProtocol(H11Protocol):
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """The server ends. A client with an idle connection need not answer TLS's close: it reads nothing until its
-        next request, and the shutdown would wait for that."""
+        """Close the connection because the server ends. An idle client is disconnected after a short wait: it reads
+        nothing before its next request, so it would not answer the end of TLS."""
         self._ending = True
         super().shutdown()
         if not self._answering():

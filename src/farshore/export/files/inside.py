@@ -407,7 +407,7 @@ def assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str
 
 
 def _several_as_one(found: list[Volume]) -> list[Volume]:
-    """Register all devices of btrfs with the kernel; a file system on several of them is listed by the first."""
+    """Register all btrfs devices with the kernel. Of the devices of one file system, return only the first."""
     first: dict[str, Volume] = {}
     rest = [one for one in found if one.file_system != "btrfs"]
     members = [one for one in found if one.file_system == "btrfs"]

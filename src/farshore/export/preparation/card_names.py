@@ -33,9 +33,9 @@ def understood(card: CardWish) -> bool:
 
 
 def name_cards(edits: Edits, cards: tuple[CardWish, ...]) -> None:
-    """Do both for each card; an invalid one is reported."""
+    """Write the files that keep each card's name, and replace its old MAC address; report invalid cards."""
     if sum(bool(card.driver) for card in cards) > 1:
-        edits.warnings.append("Its cards are told apart by the order in which its kernel finds them.")
+        edits.warnings.append("Its network cards are identified by the order in which its kernel finds them.")
     for number, card in enumerate(cards):
         if not understood(card):
             edits.warnings.append(f"Card {card.name or '?'} has no MAC address to know it by: it may get another name.")

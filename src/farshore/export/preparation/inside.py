@@ -120,7 +120,7 @@ def _mount(volume: Volume, at: Path, options: str) -> None:
     done = _run("mount", "-t", volume.file_system, "-o", ",".join(["rw", *kept]), volume.device, str(at))
     if done.returncode:
         said = done.stderr.strip()[:300]
-        raise Declined("refused", f"{volume.name} ({volume.file_system}) does not mount to be written to: {said}")
+        raise Declined("refused", f"{volume.name} ({volume.file_system}) cannot be mounted for writing: {said}")
 
 
 def _names(volumes: list[Volume], wish: Wish) -> dict[str, str]:

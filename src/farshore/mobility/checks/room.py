@@ -102,11 +102,11 @@ def _check_proxy(subject: str, host: str, port: int) -> Iterator[Finding]:
     """Yield whether the proxy answers; what is behind it is only known when the agent connects."""
     try:
         with socket.create_connection((host, port), _CONNECT_SECONDS):
-            yield fine(subject, f"The proxy {host}:{port}, through which it is called, can be reached.")
+            yield fine(subject, f"The proxy {host}:{port} on the way to this server can be reached.")
     except OSError as problem:
         yield error(
             subject,
-            f"The proxy {host}:{port}, through which it is called, cannot be reached: {problem.strerror or problem}.",
+            f"The proxy {host}:{port} on the way to this server cannot be reached: {problem.strerror or problem}.",
             "Correct HTTPS_PROXY, or list the server in NO_PROXY.",
         )
 

@@ -194,7 +194,7 @@ class SpoolLog:
             number = layout.decode_file_header(view)
         except (ValueError, Malformed, Damaged):  # ValueError: an empty file cannot be mapped
             # A crash before the header was synced: no frame of this file was ever acknowledged.
-            _log.warning("The spool file %s has no valid header and is removed; no acknowledged frame lay in it.", name)
+            _log.warning("The spool file %s has no valid header and is removed; it held no acknowledged frame.", name)
             self._disk.remove(name)
             return []
         file = SpoolFile(self._disk, number, descriptor, len(view))

@@ -45,7 +45,7 @@ class PushRemover:
     async def _remove(self, target: SshTarget, machine: str, report: Reporter) -> TakenOff:
         report(0.0, f"connecting to {target.host}")
         async with connect(target) as shell:
-            certificate = (await shell.run(_WHOSE, "Looking whose agent is there")).strip()
+            certificate = (await shell.run(_WHOSE, "Checking which machine's agent is installed")).strip()
             if certificate and machine not in _names(certificate):
                 raise Refused(
                     f"The agent on {target.host} belongs to another machine.",
