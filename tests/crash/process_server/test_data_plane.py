@@ -234,7 +234,7 @@ def test_a_batch_of_another_stream_or_without_records_is_malformed(agent: Simula
 
 
 def test_a_body_over_the_limit_is_malformed_and_told(agent: SimulatedAgent) -> None:
-    with pytest.raises(Malformed, match="Send smaller pieces"):
+    with pytest.raises(Malformed, match="Send smaller bodies"):
         agent.plane.send_encoded([bytes((32 << 20) + 1)])
     assert agent.plane.status().next_journal == 1
 

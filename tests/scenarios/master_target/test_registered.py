@@ -160,7 +160,7 @@ def test_disks_come_home_through_registered_master_targets(site: Site) -> None:
     with pytest.raises(Refused, match="is run by `farshore up`"):
         operator.run("master-target", "remove", "master-target", "--yes")
     operator.run("master-target", "revoke", "second", "--yes")
-    until(lambda: "takes no reports" in (home / "second.log").read_text(), "it to hear that")
+    until(lambda: "does not accept reports" in (home / "second.log").read_text(), "it to hear that")
     operator.run("master-target", "remove", "second", "--yes")
     assert [one["name"] for one in operator.ask("master-target", "list")] == ["master-target"]
     assert "farshore-master-target enroll --server" in operator.run("master-target", "add", "third")

@@ -160,7 +160,7 @@ def test_one_that_is_removed_or_anothers_is_followed_no_more(office: Office, cen
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"password": "wrong"}, "does not accept"), ({"fingerprint": "00" * 32}, "not the one that is pinned")],
+    [({"password": "wrong"}, "does not accept"), ({"fingerprint": "00" * 32}, "not the pinned one")],
 )
 def test_what_is_wrong_is_told_by_the_process_server(
     office: Office, centre: Vcenter, wrong: dict[str, str], said: str

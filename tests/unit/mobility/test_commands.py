@@ -194,7 +194,7 @@ def test_what_was_cut_off_is_done_again_where_that_does_no_harm(
     ((command, result),) = after.server.heard
     assert command == "c"
     assert (result.failure is None) == bool(again)
-    assert again or "nobody knows" in after.failures["c"]
+    assert again or "it is unknown" in after.failures["c"]
 
 
 def test_a_command_is_noted_before_it_begins(agent: Agent, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_commands_are_carried_out_though_nothing_can_be_noted(tmp_path: Path, ca
     agent = Agent(tmp_path / "not there")
     agent.offer(RESYNC, Command(id="r2", kind="resync"))
     assert agent.replication.resyncs == 2
-    assert len([record for record in caplog.records if "a restart forgets" in record.message]) == 1
+    assert len([record for record in caplog.records if "after a restart the agent does not know" in record.message]) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 2}', '{"format": 1, "commands": {"c": {}}}', "[1]"])

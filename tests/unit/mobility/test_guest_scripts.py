@@ -98,7 +98,7 @@ def test_it_is_run_once_however_often_its_result_is_lost(tmp_path: Path) -> None
     [
         ({"machine": "another"}, "is for another"),
         ({"hardware": "hw-1"}, "on hw-1"),
-        ({"digest": "0" * 64}, "not what was granted"),
+        ({"digest": "0" * 64}, "differs from the granted one"),
         ({"content": "AAA"}, "damaged"),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_process_that_is_not_the_service_leaves_the_unit_alone(tmp_path: Path,
     agent.offer(GO)
     agent.removal.finish()
     said = " ".join(stays(agent))
-    assert "not of farshore-mobility.service" in said
+    assert "farshore-mobility.service did not start this process" in said
     assert ("not installed as a release" in said) is not release
     assert (there.units / UNIT).exists()
     assert there.said == []

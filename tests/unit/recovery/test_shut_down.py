@@ -74,7 +74,7 @@ def test_a_source_that_was_shut_down_leaves_no_rpo(world: World, how: str) -> No
     wanted(world, how)
     world.time.events = [(5, answers(world, OFF))]
     assert shut_down(world.context, FAILOVER)
-    assert "the last of it is 1:50; mysql.service had not ended" in evidence(world).shutdown
+    assert "its last position is 1:50; mysql.service had not ended" in evidence(world).shutdown
     with world.catalog.writing() as tx:
         row = failovers.get(tx, FAILOVER)
         assert source_end(row) == (1, 50)

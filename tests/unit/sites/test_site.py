@@ -255,7 +255,7 @@ def test_a_damaged_order_is_told_and_replaced(short_path: Path) -> None:
     with pytest.raises(Damaged):
         site.start(FAILOVER)
     order.unlink()
-    assert "Create it again" in site.status(FAILOVER).detail
+    assert "Create the machine again" in site.status(FAILOVER).detail
     site.create(ORDER)
     assert site.order(FAILOVER) == ORDER
 

@@ -32,5 +32,5 @@ def test_where_a_file_is() -> None:
     "url", ["https://[::1/x", "https://h:99999/", "https://h:x/", "https://h/\r\nX: y", "https://h/é"]
 )
 def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(TryLater, match="vc gives an address"):
+    with pytest.raises(TryLater, match="vc returned an invalid URL"):
         place_of(url, "vc")

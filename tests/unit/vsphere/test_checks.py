@@ -49,7 +49,7 @@ CASES: list[tuple[dict[str, Any], CheckSeverity, str]] = [
     ({"snapshots": 3}, WARNING, "3 snapshots"),
     ({"encrypted": True}, WARNING, "encrypted"),
     ({"tools": "guestToolsNotRunning"}, WARNING, "do not run"),
-    ({"address": "fe80::1"}, WARNING, "No address"),
+    ({"address": "fe80::1"}, WARNING, "no reachable address"),
     ({"unread": ["guest.net"]}, WARNING, "guest.net"),
 ]
 

@@ -146,7 +146,7 @@ def test_who_is_away_is_asked_more_rarely_and_who_refuses_after_minutes(
         (vim.fault.NoPermission(privilegeId="System.Read", object=machine()), Forbidden, "System.Read"),
         (vim.fault.NotAuthenticated(privilegeId="System.View", object=machine()), SessionLost, "session"),
         (vim.fault.TaskInProgress(msg="busy", task=vim.Task("task-1")), TryLater, "busy"),
-        (KeyError("NewType"), TryLater, "cannot be understood"),
+        (KeyError("NewType"), TryLater, "is not understood"),
         (ConnectionResetError("reset"), Unreachable, "reset"),
     ],
 )

@@ -145,7 +145,7 @@ def test_what_a_scan_read_and_the_disk_holds_no_more_marks_points_all_the_same(
     proof.scanned(SequenceNumber(0), {ONE: known})
     kept = machine.server.differences
     assert [one.chunk for one in kept] == [1]
-    assert "younger than the scan" in kept[0].cause
+    assert "newer than the scan" in kept[0].cause
 
 
 def test_between_rounds_nothing_is_read_while_the_machine_has_no_time_to_spare(
