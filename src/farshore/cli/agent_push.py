@@ -53,7 +53,7 @@ def push(api: Management, login: dict[str, Any], request: TokenRequest, *, quiet
     try:
         _install(asked, quiet=quiet)
         return _reporting(api, login["host"], token)
-    except BaseException:  # Ctrl-C too: the token of a push that failed must open nothing
+    except BaseException:  # also after Ctrl-C: a failed push must leave no usable token
         view = _view(api, token)
         if not view.used:
             api.transport.delete(f"/v1/enrolment-tokens/{segment(view.id)}")

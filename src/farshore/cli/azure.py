@@ -1,4 +1,4 @@
-"""``farshore azure``: what a recovery site at Azure needs there."""
+"""``farshore azure``: checks what a recovery site at Azure needs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from farshore.cli.output import out, print_json, print_table
 from farshore.cli.site import SiteName
 from farshore.client.transport import segment
 
-app = typer.Typer(no_args_is_help=True, help="Azure: what a recovery site needs there.")
+app = typer.Typer(no_args_is_help=True, help="Azure: check what a recovery site needs.")
 
 Bicep = Annotated[
-    Path | None, typer.Option(help="Write a Bicep file here that makes what is needed.", show_default=False)
+    Path | None, typer.Option(help="Write a Bicep file to this path that creates what is needed.", show_default=False)
 ]
 
 
 @app.command()
 def check(site: SiteName, bicep: Bicep = None, as_json: AsJson = False) -> None:
-    """Look at each thing that a site of kind azure needs: identity, subscription, rights, region, sizes, quota,
-    networks, the vault's storage account and the path to it; and say how to have what is missing.
+    """Check each thing that a site of kind azure needs: identity, subscription, rights, region, sizes, quota, networks,
+    the vault's storage account and the path to it. For each missing thing, print how to create it.
 
-    It changes nothing. Exit status 1 where something is missing.
+    It changes nothing. Exits with status 1 if something is missing.
 
-    Example: `farshore azure check cloud --bicep farshore.bicep`
-    """
+    Example: `farshore azure check cloud --bicep farshore.bicep`"""
     found = management().transport.post(f"/v1/sites/{segment(site)}/inspection", None, SiteInspection)
     if bicep is not None:
         bicep.write_text(found.template)
@@ -36,12 +35,14 @@ def check(site: SiteName, bicep: Bicep = None, as_json: AsJson = False) -> None:
         print_json(found)
     else:
         rows = [[_mark(one), one.subject, one.found] for one in found.findings]
-        print_table(("", "What", "Found"), rows, "Nothing was looked at.")
+        print_table(("", "What", "Found"), rows, "Nothing was checked.")
         for one in found.findings:
             if one.remedy:
                 out.print(f"\n{one.subject}: {one.remedy}", soft_wrap=True, markup=False, highlight=False)
         if bicep is not None:
-            out.print(f"\n{bicep} makes what is needed; its head says how.", soft_wrap=True, markup=False)
+            out.print(
+                f"\n{bicep} creates what is needed; its first lines say how to deploy it.", soft_wrap=True, markup=False
+            )
     if any(one.missing for one in found.findings):
         raise typer.Exit(1)
 

@@ -26,7 +26,7 @@ def completion(path: str, field: str = "name", *, by_prefix: bool = False) -> Ca
     which may be long. On any error it offers nothing and prints nothing, as the user is in the middle of a line."""
 
     def complete(incomplete: str) -> list[str]:
-        # Not our errors alone: a traceback at the prompt is worse than no completion, whatever it is about.
+        # Not only our errors: a traceback at the prompt is worse than no completion, whatever its cause.
         with contextlib.suppress(Exception):
             asked = f"{path}?limit={_MOST_OFFERED}&prefix={quote(incomplete, safe='')}" if by_prefix else path
             rows = json.loads(management().transport.request("GET", asked))
@@ -68,6 +68,6 @@ def credentials_file() -> Path:
 def management(state: Path | None = None) -> Management:
     """Return the API, with the caller's credentials or the administrator's of this machine's installation. Raises
     NotFound, Refused, Malformed."""
-    if state is not None:  # whatever variables say
+    if state is not None:  # overrides the environment variables
         return Management(Transport.from_credentials(Credentials.load(state / "admin.json")))
     return Management(Transport.from_credentials(Credentials.load(credentials_file()), os.environ.get("FARSHORE_URL")))

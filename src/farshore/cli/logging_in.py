@@ -58,7 +58,7 @@ def _key(file: Path) -> str:
         ) from error
     except (ValueError, TypeError) as error:
         raise Malformed(
-            f"{file} does not open with this passphrase.", remedy="Try again, or give another key."
+            f"{file} cannot be opened with this passphrase.", remedy="Try again, or give another key."
         ) from error
     plain = serialization.NoEncryption()
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, plain).decode()
@@ -69,7 +69,7 @@ def _has_passphrase(text: bytes) -> bool:
     try:
         load = serialization.load_ssh_private_key if b"OPENSSH" in text else serialization.load_pem_private_key
         load(text, None)
-    except TypeError:  # what both raise where a passphrase is needed
+    except TypeError:  # both are raised if a passphrase is needed
         return True
     except (ValueError, UnsupportedAlgorithm):
         return b"ENCRYPTED" in text

@@ -155,7 +155,7 @@ def app() -> None:
     except FarshoreError as error:
         _end(error)
     except ValidationError as error:
-        # A request's: what a server answers, and what lies in files, is checked where it comes in.
+        # Only a request's: answers of a server and contents of files are checked where they are read.
         fault = error.errors(include_input=False, include_url=False)[0]
         _end(Malformed(f"{_option(fault['loc'])} {sentence(fault)}.", remedy="Give another value; see --help."))
 

@@ -276,7 +276,7 @@ def _tend_until(
             stopping.wait(POLL_SECONDS)
     finally:
         give_up = time.monotonic() + STOP_SECONDS
-        # The process server first: its last reports still find somebody.
+        # The process server first, so that the configuration server still gets its last reports.
         for child in reversed(children):
             child.stop(give_up)
 
@@ -305,9 +305,9 @@ def _locked(installation: Installation) -> Iterator[int]:
 def _is_of(installation: Installation, pid: int) -> bool:
     """Return whether this process holds the installation's lock; only its supervisor and servers do."""
     lock = (installation.run / "lock").stat()
-    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+    with contextlib.suppress(OSError):  # it has ended, or belongs to another user
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # closed in the meantime
                 if os.path.samestat(descriptor.stat(), lock):
                     return True
     return False
@@ -320,7 +320,8 @@ def _handle(installation: Installation, pid: int, handles: contextlib.ExitStack)
     except ProcessLookupError:
         return None
     handles.callback(os.close, handle)
-    return handle if _is_of(installation, pid) else None  # asked after the opening, as the id may be reused
+    # read after the pidfd was opened, because the id may be reused
+    return handle if _is_of(installation, pid) else None
 
 
 def _has_ended(handle: int) -> bool:

@@ -60,7 +60,7 @@ DEGRADED = 4
 
 
 def _installation(state: Path | None) -> Installation:
-    # Absolute, for what runs in the background has another working directory.
+    # Absolute, because the background process has another working directory.
     folder = (state or home()).absolute()
     try:
         os.lstat(folder / "run" / "state.json")

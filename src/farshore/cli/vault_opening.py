@@ -24,7 +24,7 @@ PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", help="
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LatestOption = Annotated[
     bool,
-    # One thing here: what a server has not stored yet, no command that only sees the vault can wait for.
+    # Both mean the same here: a command that only sees the vault cannot wait for data that is not stored yet.
     typer.Option("--latest", "--latest-processed", help="Newest point in the vault (the default)."),
 ]
 MachineOption = Annotated[

@@ -249,7 +249,7 @@ def _show_leaving(
             span = f"{show_time(mine[0].time)} to {show_time(mine[-1].time)}"
             rows.append((machine, str(len(mine)), span, ", ".join(names)))
     columns = ("Machine", "Points to delete", "From, to", "Named points among them")
-    # With --json standard output is for the one document.
+    # With --json, standard output holds only the one document.
     print_table(columns, rows, "No point would be deleted.", to=err if as_json else out)
     for machine, trouble in troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))

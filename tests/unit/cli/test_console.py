@@ -137,7 +137,7 @@ def test_what_does_not_work_is_asked_again(machine: Recorded, commands: list[lis
     assert terminal.answers == []
     assert "DHCP=yes" in (machine.root / "etc/systemd/network/10-farshore.network").read_text()
     assert (machine.root / "etc/farshore/store.env").read_text() == "", "what the first try had is gone"
-    for said in ("That is no name of a host", "wait-online is away", "not the same", "at least 8", "setup is away"):
+    for said in ("This is not a host name", "wait-online is away", "entries differ", "at least 8", "setup is away"):
         assert said in terminal.said
     assert {"ssh-keygen -A", "systemctl enable --now ssh.service"} <= set(machine.lines())
     assert [command for command in commands if command[0] == "vmware"] == []

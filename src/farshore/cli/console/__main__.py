@@ -1,4 +1,4 @@
-"""``python -m farshore.cli.console TERMINAL``: the questions, in the order in which each answer can be tried."""
+"""``python -m farshore.cli.console TERMINAL``: asks the questions in an order in which each answer can be tested."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FARSHORE = str(Path(sys.executable).parent / "farshore")
 
 
 def main() -> int:
-    """Ask, set up, start."""
+    """Ask the questions, set the appliance up, and start it."""
     terminal, machine = Terminal(), Machine()
     here = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
@@ -39,7 +39,7 @@ def main() -> int:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 terminal.say("It is being set up at another terminal.")
-                return 1  # started again, until it is
+                return 1  # started again until setup is finished
             set_up(terminal, machine)
             machine.finish(here, TERMINALS)
     except (KeyboardInterrupt, EOFError):
@@ -51,8 +51,8 @@ def main() -> int:
 
 
 def set_up(terminal: Terminal, machine: Machine) -> None:
-    """Ask for each part and try it, until it works; what is there from an earlier try is done again. Raises Refused
-    when the servers do not start."""
+    """Ask for each part, and test the answer until it works; parts from an earlier attempt are set up again. Raises
+    Refused if the servers do not start."""
     network, addresses = _until_it_works(terminal, lambda: _network(terminal, machine))
     terminal.say("\nThis machine")
     password = terminal.ask_new_secret("  New password of root", PASSWORD_LEAST)
@@ -66,7 +66,7 @@ def set_up(terminal: Terminal, machine: Machine) -> None:
     terminal.say()
     _until_it_works(terminal, lambda: _vcenter(terminal, machine))
     terminal.say(f"\nFarshore is ready at https://{network.name} ({', '.join(addresses)}).")
-    terminal.say(f"Log in as root. Copy {machine.home}/vault.key and admin.json to a safe elsewhere, now.")
+    terminal.say(f"Log in as root. Copy {machine.home}/vault.key and admin.json to a safe place elsewhere now.")
 
 
 def _until_it_works(terminal: Terminal, part: Callable[[], T]) -> T:
@@ -86,13 +86,13 @@ def _network(terminal: Terminal, machine: Machine) -> tuple[Network, list[str]]:
 
 def _vault(terminal: Terminal, machine: Machine, network: Network, addresses: list[str]) -> Store:
     store = ask_store(terminal)
-    terminal.say("  Trying it.")
+    terminal.say("  Testing it.")
     machine.set_up(network, addresses, store)
     return store
 
 
 def _wait(terminal: Terminal, machine: Machine) -> None:
-    """Until the servers answer: `farshore status` exits with 0 or, while something is degraded, 4."""
+    """Wait until the servers answer: `farshore status` exits with 0, or with 4 if something is degraded."""
     end = time.monotonic() + READY_SECONDS
     while True:
         done = subprocess.run([_FARSHORE, "status"], env=_surroundings(machine), capture_output=True, check=False)
@@ -101,21 +101,23 @@ def _wait(terminal: Terminal, machine: Machine) -> None:
         why = machine.failed()
         if why or time.monotonic() > end:
             terminal.say(done.stderr.decode(errors="replace").strip()[-600:])
-            raise Refused(why or "The servers do not answer.", remedy="See journalctl -u farshore. Answer anew.")
+            raise Refused(
+                why or "The servers do not answer.", remedy="See journalctl -u farshore. Answer the questions again."
+            )
         time.sleep(2)
 
 
 def _vcenter(terminal: Terminal, machine: Machine) -> None:
     terminal.say("vCenter")
-    host = terminal.ask("  Its name or address, with :PORT where it is not 443 (empty: none)", _host)
+    host = terminal.ask("  Its name or address, with :PORT if it is not 443 (empty: none)", _host)
     if not host:
         return
     name, _, port = host.partition(":")
     user = terminal.ask("  User", _user, "farshore@vsphere.local")
     command = [_FARSHORE, "vmware", "add", "vcenter", name, "--user", user, "--port", port or "443"]
-    # It shows the certificate's fingerprint, and asks about it and for the password itself.
+    # This command shows the certificate's fingerprint for confirmation, and asks for the password.
     if subprocess.run(command, env=_surroundings(machine), check=False).returncode:
-        raise Refused("It is not followed.", remedy="Answer anew, or leave the name empty.")
+        raise Refused("The vCenter was not added.", remedy="Answer again, or leave the name empty.")
 
 
 def _host(text: str) -> str:
@@ -123,13 +125,13 @@ def _host(text: str) -> str:
         return ""
     name, _, port = text.partition(":")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        raise Refused("That is no port.", remedy="Give a number up to 65535.")
+        raise Refused("This is not a port.", remedy="Give a number up to 65535.")
     return f"{parse_name(name)}:{port}" if port else parse_name(name)
 
 
 def _user(text: str) -> str:
     if not text or text.startswith("-") or not text.isprintable():
-        raise Refused("That is no user.", remedy="Give it as farshore@vsphere.local.")
+        raise Refused("This is not a user.", remedy="Give it as farshore@vsphere.local.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""What the console changes on the appliance: files of Debian's own parts, and systemd's units."""
+"""What the console changes on the appliance: configuration files of Debian's components, and systemd's units."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _ONLINE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Machine:
-    """The appliance. ``root`` is where its files are, and ``home`` the installation's folder."""
+    """The appliance. ``root`` is the root of its file system, and ``home`` the installation's folder."""
 
     root: Path = Path("/")
     home: Path = Path("/var/lib/farshore")
 
     def set_network(self, network: Network) -> list[str]:
-        """Use it, and return the addresses that the machine has now. Raises Refused when it gets none."""
+        """Apply the network settings, and return the machine's addresses. Raises Refused if it gets none."""
         self._write("etc/systemd/network/10-farshore.network", network.unit())
         self._write("etc/hosts", network.hosts())
         self.run("hostnamectl", "hostname", network.name)
@@ -38,24 +38,24 @@ class Machine:
         return self.addresses()
 
     def links(self) -> list[str]:
-        """Names of the network cards."""
+        """Return the names of the network cards."""
         shown = self.run("ip", "-brief", "link", "show")
         return [line.split()[0].partition("@")[0] for line in shown.splitlines() if not line.startswith("lo ")]
 
     def addresses(self) -> list[str]:
-        """Global addresses of all cards."""
+        """Return the global addresses of all cards."""
         shown = self.run("ip", "-brief", "address", "show", "scope", "global")
         return [word.partition("/")[0] for line in shown.splitlines() for word in line.split()[2:] if "/" in word]
 
     def set_password(self, password: str, *, ssh: bool) -> None:
-        """Let root log in at the console, and by SSH if so chosen."""
+        """Let root log in at the console, and by SSH if ``ssh``."""
         self.run("chpasswd", typed=f"root:{password}\n")
         if ssh:
             self.run("ssh-keygen", "-A")
             self.run("systemctl", "enable", "--now", "ssh.service")
 
     def set_up(self, network: Network, addresses: Sequence[str], store: Store) -> None:
-        """Make the installation with its vault. Raises Refused with what stands in the way; it can be repeated."""
+        """Create the installation with its vault. Raises Refused with the obstacle; it can be repeated."""
         self.run("systemctl", "stop", "farshore.service")
         self._write("etc/farshore/store.env", store.environment_file(), mode=0o600)
         command = [sys.executable, "-m", _SETUP, "--home", str(self.home), "--check-ports"]
@@ -64,24 +64,24 @@ class Machine:
         self.run(*command, environment=store.environment)
 
     def start(self) -> None:
-        """Run everything by systemd, now and at each start of the machine. Raises Refused."""
+        """Have systemd run everything, now and at each start of the machine. Raises Refused."""
         self.run("systemctl", "enable", "--now", "farshore.service")
 
     def failed(self) -> str:
-        """Why the service does not run; empty while it does."""
+        """Return why the service does not run, or "" if it runs."""
         state = self.run("systemctl", "show", "--property=ActiveState,Result,NRestarts", "farshore.service")
         values = dict(line.partition("=")[::2] for line in state.splitlines())
         good = values.get("ActiveState") in ("active", "activating") and values.get("NRestarts", "0") == "0"
         return "" if good else f"farshore.service is {values.get('ActiveState')} ({values.get('Result')})"
 
     def finish(self, here: str, terminals: Sequence[str]) -> None:
-        """Note that it is set up, and end the questions on the other terminals."""
+        """Record that the appliance is set up, and end the questions on the other terminals."""
         self._write(IS_SET_UP, "")
         others = [f"farshore-console@{one}.service" for one in terminals if one != here]
         self.run("systemctl", "stop", "--no-block", *others)
 
     def run(self, *command: str, typed: str = "", environment: Mapping[str, str] | None = None) -> str:
-        """Return what a command printed. Raises Refused with its last words."""
+        """Return the output of a command. Raises Refused with the end of its error output."""
         surroundings = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **(environment or {})}
         try:
             done = subprocess.run(

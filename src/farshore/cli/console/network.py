@@ -1,4 +1,4 @@
-"""How the appliance is reached: its addresses, as a file of systemd-networkd, and its name."""
+"""The appliance's addresses, as a file of systemd-networkd, and its name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DHCP = "dhcp"
 
 @dataclass(frozen=True)
 class Network:
-    """``name`` is what machines reach this server by; ``address`` is ``dhcp`` or an interface's, as 192.0.2.10/24, and
-    then ``gateway`` and ``servers`` (of names) may be empty too."""
+    """``name`` is the name at which machines reach this server. ``address`` is ``dhcp``, or an interface's address such
+    as 192.0.2.10/24; ``gateway`` and ``servers`` (name servers) may be empty."""
 
     name: str
     address: str = DHCP
@@ -26,7 +26,7 @@ class Network:
     servers: tuple[str, ...] = ()
 
     def unit(self) -> str:
-        """The file for systemd-networkd; it goes before the image's own, which asks DHCP."""
+        """Return the file for systemd-networkd. It sorts before the image's own file, which uses DHCP."""
         lines = ["[Match]", "Type=ether", "", "[Network]"]
         if self.address == DHCP:
             lines.append("DHCP=yes")
@@ -36,12 +36,12 @@ class Network:
         return "\n".join([*lines, *(f"DNS={server}" for server in self.servers)]) + "\n"
 
     def hosts(self) -> str:
-        """The file /etc/hosts: the machine finds its own name without anybody's help."""
+        """Return the file /etc/hosts, so that the machine can resolve its own name without a name server."""
         return f"127.0.0.1 localhost\n127.0.1.1 {self.name} {self.name.partition('.')[0]}\n::1 localhost\n"
 
 
 def ask_network(terminal: Terminal) -> Network:
-    """Ask for the name, and how addresses come."""
+    """Ask for the name, and for the addresses."""
     terminal.say("Network")
     name = terminal.ask("  Name at which machines reach this server (dr.example.com)", parse_name)
     address = terminal.ask("  Address (dhcp, or as 192.0.2.10/24)", parse_interface, DHCP)
@@ -52,43 +52,43 @@ def ask_network(terminal: Terminal) -> Network:
 
 
 def parse_name(text: str) -> str:
-    """A host name. Raises Malformed."""
+    """Parse a host name. Raises Malformed."""
     if not _NAME.fullmatch(text):
-        raise Malformed("That is no name of a host.", remedy="Give it as dr.example.com.")
+        raise Malformed("This is not a host name.", remedy="Give it as dr.example.com.")
     return text.lower()
 
 
 def parse_interface(text: str) -> str:
-    """``dhcp``, or an address with the length of its network's prefix. Raises Malformed."""
+    """Parse ``dhcp``, or an address with the length of its network's prefix. Raises Malformed."""
     if text.lower() == DHCP:
         return DHCP
     try:
         found = ipaddress.ip_interface(text)
     except ValueError as error:
-        raise Malformed("That is no address.", remedy="Give it as 192.0.2.10/24, or dhcp.") from error
+        raise Malformed("This is not an address.", remedy="Give it as 192.0.2.10/24, or dhcp.") from error
     whole = found.network.num_addresses > 2 and found.ip == found.network.network_address
     if "/" not in text or whole:
-        raise Malformed("That is no address of a machine in a network.", remedy="Give it as 192.0.2.10/24.")
+        raise Malformed("This is not the address of a machine in a network.", remedy="Give it as 192.0.2.10/24.")
     return str(found)
 
 
 def parse_gateway(text: str, address: str) -> str:
-    """A gateway in the network of ``address``, or nothing. Raises Malformed."""
+    """Parse a gateway in the network of ``address``, or an empty text. Raises Malformed."""
     if not text:
         return ""
     try:
         found = ipaddress.ip_address(text)
     except ValueError as error:
-        raise Malformed("That is no address.", remedy="Give it as 192.0.2.1.") from error
+        raise Malformed("This is not an address.", remedy="Give it as 192.0.2.1.") from error
     network = ipaddress.ip_interface(address).network
     if found not in network:
-        raise Malformed(f"It is not in {network}.", remedy="Give a gateway that is, or none.")
+        raise Malformed(f"The gateway is not in {network}.", remedy="Give one that is, or none.")
     return str(found)
 
 
 def parse_servers(text: str) -> tuple[str, ...]:
-    """Addresses between commas or spaces. Raises Malformed."""
+    """Parse addresses that are separated by commas or spaces. Raises Malformed."""
     try:
         return tuple(str(ipaddress.ip_address(word)) for word in text.replace(",", " ").split())
     except ValueError as error:
-        raise Malformed("That is no address.", remedy="Give them as 192.0.2.53 192.0.2.54.") from error
+        raise Malformed("This is not an address.", remedy="Give them as 192.0.2.53 192.0.2.54.") from error

@@ -1,4 +1,4 @@
-"""Where the appliance keeps copies: the vault's URL, and the store's credentials as its own tools read them."""
+"""Where the appliance's vault is: its URL, and the store's credentials in the form that the store's own tools read."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from farshore.model.errors import Malformed
 LOCAL = "local"
 _BUCKET = re.compile(r"(s3|az)://[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
 _VALUE = re.compile(r"[\x21\x23-\x26\x28-\x5b\x5d-\x7e]{0,1000}")
-"""What systemd's EnvironmentFile takes as it stands: no space, quote, backslash or control character."""
+"""The values that systemd's EnvironmentFile reads unchanged: no space, quote, backslash or control character."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """``url`` is empty for a folder of the appliance itself."""
+    """``url`` is empty for a folder on the appliance itself."""
 
     url: str = ""
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     def environment_file(self) -> str:
-        """The file /etc/farshore/store.env."""
+        """Return the file /etc/farshore/store.env."""
         return "".join(f"{name}={value}\n" for name, value in self.environment.items() if value)
 
 
 def ask_store(terminal: Terminal) -> Store:
-    """Ask for the URL, and what the store of its kind needs."""
+    """Ask for the URL, and for what a store of its kind needs."""
     terminal.say("Vault")
-    url = terminal.ask("  s3://BUCKET, az://CONTAINER, or local (for trying things out)", parse_url, LOCAL)
+    url = terminal.ask("  s3://BUCKET, az://CONTAINER, or local (for a trial)", parse_url, LOCAL)
     if url.startswith("s3:"):
         return Store(url, _ask_s3(terminal))
     if url.startswith("az:"):
@@ -58,10 +58,11 @@ def _secret(terminal: Terminal, question: str) -> str:
 
 
 def parse_url(text: str) -> str:
-    """``local``, or the URL of a bucket or container. Raises Malformed."""
+    """Parse ``local``, or the URL of a bucket or container. Raises Malformed."""
     if text != LOCAL and not _BUCKET.fullmatch(text):
         raise Malformed(
-            "That is no vault that this console sets up.", remedy="Others: docs/operate/install.md, on a host of yours."
+            "This console cannot set up such a vault.",
+            remedy="For other stores, install Farshore on your own host: docs/operate/install.md.",
         )
     return text
 

@@ -1,4 +1,5 @@
-"""What the console says and asks: lines of text, answers that may have a default, and secrets that are not shown."""
+"""The console's output and questions: lines of text, answers that may have a default, and secrets that are not
+shown."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ T = TypeVar("T")
 
 
 class Terminal:
-    """The terminal that this program was started on."""
+    """The terminal on which this program was started."""
 
     def say(self, text: str = "") -> None:
         """Print a line."""
@@ -28,7 +29,7 @@ class Terminal:
         return getpass.getpass(prompt, sys.stderr)
 
     def ask(self, question: str, parse: Callable[[str], T], default: str = "") -> T:
-        """Ask until ``parse`` accepts the answer; it refuses by a FarshoreError, whose text is shown."""
+        """Ask until ``parse`` accepts the answer. It rejects one with a FarshoreError, whose text is printed."""
         shown = f"{question} [{default}]: " if default else f"{question}: "
         while True:
             try:
@@ -55,11 +56,11 @@ class Terminal:
             answer = self.ask_secret(question, least)
             if self.read_secret(f"{question}, again: ") == answer:
                 return answer
-            self.say("  The two are not the same.")
+            self.say("  The two entries differ.")
 
 
 def _yes_or_no(text: str) -> str:
     from_text = text[:1].lower()
     if from_text not in ("y", "n"):
-        raise Malformed("That is neither yes nor no.", remedy="Answer y or n.")
+        raise Malformed("The answer is neither yes nor no.", remedy="Answer y or n.")
     return from_text
