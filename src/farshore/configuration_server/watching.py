@@ -55,8 +55,8 @@ class Watch:
         self._began = clock.monotonic()
 
     def begin(self) -> None:
-        """After a start, before anybody is admitted: record since when nothing was received. If nothing ever was, there
-        is no wait."""
+        """Call this after a start, before requests are accepted. It determines for how long nothing has been received;
+        on a new installation that is 0."""
         with self._catalog.reading() as tx:
             heard = [server.last_seen for server in process_servers.every(tx)]
             heard += [machine.last_seen for machine in machines.watched(tx)]

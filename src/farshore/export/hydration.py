@@ -120,7 +120,7 @@ class Hydration:
                     log.info("Disk %s depends only on this host now.", name)
                 return
             except Damaged as error:
-                log.error("Disk %s is hydrated, but that cannot be written down: %s", name, error)
+                log.error("Disk %s is hydrated, but this cannot be recorded: %s", name, error)
                 return
             except (FarshoreError, OSError) as error:
                 log.warning("Disk %s is hydrated, but that is not written down yet: %s", name, error)

@@ -113,7 +113,8 @@ class Following:
         return here is None or self._machine.anything_after(here)
 
     def _check(self, disk: DiskRecord) -> None:
-        """Raise Refused unless this beginning's notice is on the disk, if the record says so."""
+        """Check that the disk is the one that was prepared. Raises Refused if it is another disk, or lacks the notice
+        that it must have in this phase."""
         opened = self._disks[disk.number]
         if opened.identity != disk.identity:
             raise Refused(

@@ -104,7 +104,7 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
 
 
 def check_description(description: Description) -> None:
-    """Raise Malformed if a description is impossible."""
+    """Raise Malformed if a description contradicts itself or is out of range."""
     numbers = [disk.number for disk in description.disks]
     if len(set(numbers)) != len(numbers) or any(not 0 <= number < 65535 for number in numbers):
         raise Malformed(

@@ -240,7 +240,7 @@ class _NewPoints:
     """The new points of a report, written together by ``write``."""
 
     def __init__(self, tx: Transaction, now: int, of: Collection[str], room: PointRoom) -> None:
-        """``of``: the machines whose points may come."""
+        """``of``: the machines for which points may be reported."""
         self._tx, self._now, self._room = tx, now, room
         self._rows: dict[str, list[PointRow]] = {}
         self._last = {

@@ -160,7 +160,7 @@ def test_it_boots_asks_and_runs(images: Path, centre: Vcenter) -> None:
         console.answer("New password of root: ", ROOT_PASSWORD)
         console.answer("again: ", ROOT_PASSWORD)
         console.answer("log in by SSH", "n")
-        console.answer("local (for trying things out)", "")
+        console.answer("local (for a trial)", "")
         console.answer("Its name or address", f"10.0.2.2:{centre.port}", START_SECONDS)
         console.answer("User", "")
         shown = console.expect("[y/N]")

@@ -94,7 +94,7 @@ def _swap_places(path: Path) -> List[Place]:
 
 
 def _file_places(path: Path, without: int = 0, *, settle: bool = True) -> List[Place]:
-    """Return where a file is, except its first ``without`` bytes."""
+    """Return the places of a file's contents on its disk, without its first ``without`` bytes."""
     with path.open("rb") as file:
         number = os.fstat(file.fileno()).st_dev
         if os.major(number) == 0:

@@ -18,9 +18,9 @@ class Span(NamedTuple, Generic[Value]):
 
 
 class Spans(Generic[Value]):
-    """``joined`` returns the value of two neighbours that may be joined, None if they may not. Memory is limited
-    whatever the disk's size: beyond ``most`` spans the shortest are dropped. ``outwards``: instead the spans nearest to
-    each other are joined, including what is between them, so nothing that was put is lost. Used by one thread."""
+    """``joined`` returns the value of two neighbours that may be joined, or None. Memory is limited whatever the disk's
+    size: beyond ``most`` spans, the shortest are dropped; with ``outwards``, the spans nearest to each other are joined
+    instead, including the gap between them, so that nothing is lost. Used by one thread."""
 
     def __init__(
         self, joined: Callable[[Value, Value], Optional[Value]], most: int = 20_000, *, outwards: bool = False
@@ -66,7 +66,8 @@ class Spans(Generic[Value]):
         self._bound()
 
     def cut(self, first: int, end: int) -> None:
-        """Remove the values of [first, end). With ``outwards``, it may still have a value, beyond the limit."""
+        """Remove the values of [first, end). With ``outwards`` and more than ``most`` spans, parts of it may get a
+        value again."""
         self._cut(first, end)
         self._bound()
 

@@ -326,7 +326,7 @@ class Pump:
         return self._source.mode is not CaptureMode.DATA  # nothing more will come
 
     def _pause(self) -> float:
-        """Return the seconds until there may be enough again, at the present rate of filling."""
+        """Return the seconds until the ring has probably filled enough for a batch, at the present rate."""
         before, at = self._seen
         self._seen = now, position = self._clock.monotonic(), self._source.position()
         filled, seconds = position - at, now - before

@@ -222,8 +222,8 @@ async def _relay(
     target: tuple[str, int],
     held: set[asyncio.StreamWriter],
 ) -> None:
-    """Connect a connection of this host to one of the guest; close it if the guest accepts none. Its ends are in
-    ``held`` while it lasts."""
+    """Relay a connection of this host to the guest; close it if the guest does not accept one. Both ends are in
+    ``held`` as long as it lasts."""
     held.add(writer)
     ends = {writer}
     try:
