@@ -27,9 +27,9 @@ COMMAND_LINES: dict[int | str, dict[str, Any]] = {
 async def command_lines(
     waiting: Waiting, machine: str, heard: int, first: Commands, offers: Callable[[], Commands]
 ) -> AsyncIterator[bytes]:
-    """Yield ``first``, which was read from ``waiting`` after ``heard``. Then yield the result of ``offers``, called in
-    a thread, whenever it is another list. One of our errors ends the stream; the agent gets it when it opens the next
-    one."""
+    """Yield the lines of one stream: first ``first``, the open commands as they were when ``waiting`` was at ``heard``;
+    then the result of ``offers``, which is called in a thread, each time its commands have changed. A FarshoreError
+    from it ends the stream; the agent learns of the error when it opens the next one."""
     loop = asyncio.get_running_loop()
     # Randomised: streams that began at the same moment, after a restart, neither end nor send their empty lines
     # together.

@@ -63,7 +63,7 @@ def prepare(disks: Sequence[tuple[DiskNumber, appliance.Disk]], wish: Wish, watc
     try:
         return Report(_plain(answer["system"]), _lines(answer["changes"]), _lines(answer["warnings"]))
     except (KeyError, TypeError) as error:
-        raise _refused("Its answer is not understood.") from error
+        raise _refused("The appliance's answer has an unknown form.") from error
 
 
 def served_disk(place: int, socket: Path, export: str, sector_size: int = 512) -> appliance.Disk:
@@ -102,9 +102,9 @@ def _answer(running: appliance.Running, request: bytes, watch: Watch) -> dict[st
     try:
         found = json.loads(read(length))
     except ValueError as error:
-        raise _refused("Its answer is not understood.") from error
+        raise _refused("The appliance's answer has an unknown form.") from error
     if not isinstance(found, dict):
-        raise _refused("Its answer is not understood.")
+        raise _refused("The appliance's answer has an unknown form.")
     return found
 
 
