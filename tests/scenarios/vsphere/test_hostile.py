@@ -118,7 +118,7 @@ def test_a_certificate_that_changed_under_way_gets_nothing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("url", ["https://[::1/x", "https://h:99999/x", "https://h/\r\nX-Header: y", "https://h/é"])
 def test_an_address_for_a_file_that_is_none(server: Vcenter, url: str) -> None:
-    with session(login_to(server)) as opened, pytest.raises(TryLater, match="invalid URL for a file"):
+    with session(login_to(server)) as opened, pytest.raises(TryLater, match="returned an invalid URL for a file"):
         Guest(opened, "vm-1", "web1", "root", GUEST_PASSWORD)._transfer("GET", url, b"")
 
 

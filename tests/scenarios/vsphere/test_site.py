@@ -138,7 +138,7 @@ def test_orders_that_vsphere_cannot_do(server: Vcenter, site: VsphereSite, tmp_p
     order = an_order_at(tmp_path)
     (disk,) = order.disks
     for impossible, why in (
-        (replace(order, bubble="lab"), "do not exist at vSphere"),
+        (replace(order, bubble="lab"), "Test networks such as"),
         (replace(order, disks=(replace(disk, logical_block_size=4096),)), "4096"),
         (replace(order, disks=(replace(disk, size=SIZE + 512),)), "64 KiB"),
         (replace(order, networks={0: AttachedNetwork(NetworkKind.BRIDGE, "br0")}), "DC0_DVPG0"),

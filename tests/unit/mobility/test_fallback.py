@@ -78,7 +78,7 @@ def test_pages_that_cannot_be_found_leave_the_bitmap(tmp_path: Path, monkeypatch
     found = fallback.choose_fallback(settings, FakeClock())
     assert found is not None
     assert found.mode is BITMAP
-    assert "its pages are in memory" in found.cause
+    assert "pages are in memory" in found.cause
     Trial.made = []
     symbols.write_text("0000000000000000 D page_offset_base\n0000000000000000 D vmemmap_base\t[x]\n")
     assert fallback.choose_fallback(settings, FakeClock()) is None
