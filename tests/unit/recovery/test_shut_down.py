@@ -118,7 +118,7 @@ def test_a_source_of_which_nothing_is_heard_is_not_waited_for(world: World) -> N
 def test_last_writes_that_do_not_come_to_the_vault_are_told(world: World) -> None:
     wanted(world, "require")
     world.time.events = [(5, answers(world, OFF, arrives=False))]
-    with pytest.raises(Refused, match="was shut down, but not all is here"):
+    with pytest.raises(Refused, match="was shut down, but its last writes are missing"):
         shut_down(world.context, FAILOVER)
     world.change(state="working")
     note_failed(world.context, FAILOVER, "It failed.", FailoverState.FAILED)

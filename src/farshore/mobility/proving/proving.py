@@ -33,7 +33,7 @@ FAST_BYTES = 1 << 30
 FAST_PACE = FAST_BYTES // 30
 """Bytes a second: chunks that came into doubt at once are proven within a minute. Half of the time is for reading, the
 other half for comparing and for the rests that the server asks for."""
-SCANNED = "says that the copy is what the scan read; whether the disks were at rest then is not known."
+SCANNED = "shows that the copy equals what the scan read, but not that the disks were unchanged during the scan."
 _BLOCKS = CHUNK // BLOCK
 _SAVE_SECONDS = 300.0
 _CAUSES = 64

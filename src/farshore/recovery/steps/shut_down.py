@@ -126,7 +126,7 @@ def _concluded(context: RecoveryContext, failover: str, wanted: Shutdown, why: s
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         off = source_end(row) is not None
-        said = f"{machine.name} was {'shut down, but not all is here' if off else 'not shut down'}: {why}"
+        said = f"{machine.name} was {'shut down, but its last writes are missing' if off else 'not shut down'}: {why}"
         add_evidence(row, shutdown=said)
         name = machine.name
     if wanted is Shutdown.REQUIRE:
