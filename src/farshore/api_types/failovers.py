@@ -193,7 +193,7 @@ class FailoverReport(Body):
 
     failover: Failover
     machine: str
-    """Its name."""
+    """The machine's name."""
     written: Moment
     events: List[Incident] = []
     """Oldest first."""

@@ -18,7 +18,7 @@ from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Long operations: list, show, watch, cancel.")
 _BAR = 24
-"""Characters."""
+"""Width of the progress bar in characters."""
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 _MOST = 1000
 """Limit of children that are listed for a job."""

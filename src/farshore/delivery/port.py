@@ -34,7 +34,7 @@ class Consignment:
     sizes: Mapping[DiskNumber, int]
     vault_url: str
     vault_key: str = field(repr=False)
-    """Hex."""
+    """The vault's key, in hex."""
     address: str = ""
     """As in DeliveryWish."""
     firmware: Firmware = Firmware.BIOS

@@ -70,7 +70,7 @@ class RawDisk:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The disk's size in bytes."""
         return self._size
 
     def check_room(self, needed: int) -> None:

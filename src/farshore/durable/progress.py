@@ -17,7 +17,7 @@ class StepProgress:
 
 
 _progress: dict[str, StepProgress] = {}
-"""By job."""
+"""By job id."""
 
 
 def report_progress(fraction: float, detail: str = "") -> None:

@@ -84,7 +84,7 @@ class ExportSettings(BaseModel):
     disks: tuple[ExportedDisk, ...]
     vault_url: str = ""
     vault_key: SecretStr = SecretStr("")
-    """Hex."""
+    """The vault's key, in hex."""
     port: int = 0
     address: str = "127.0.0.1"
     """An IPv4 or IPv6 address of this host."""

@@ -86,7 +86,7 @@ class Destination(Protocol):
         ...
 
     def close(self) -> None:
-        """Release it."""
+        """Close it, and release what it holds."""
         ...
 
 

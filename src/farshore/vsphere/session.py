@@ -21,7 +21,7 @@ from farshore.vsphere.certificates import context_for
 from farshore.vsphere.faults import translated
 
 _VERSION = "vim.version.version11"
-"""6.5."""
+"""The API version of vSphere 6.5, the oldest supported release."""
 _SECONDS = 120.0
 """For an answer: more than WaitForUpdatesEx waits, and more than a large vCenter needs for the first part."""
 

@@ -32,7 +32,7 @@ class Answers:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
-        """By machine."""
+        """By machine id: the events of the jobs that wait for an answer."""
         catalog.listen(COMMANDS, self._wake)
 
     def wait_for(

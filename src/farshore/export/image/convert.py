@@ -33,7 +33,7 @@ class ImageFormat(enum.Enum):
     """The formats that can be written."""
 
     RAW = "raw"
-    """Sparse."""
+    """A sparse file."""
     QCOW2 = "qcow2"
     """Compressed with zstd."""
     VHD = "vhd"

@@ -15,7 +15,7 @@ from farshore.model.identifiers import BLOCK
 _PIECE = 64 << 20
 
 Range = tuple[int, int]
-"""Bytes, half-open."""
+"""First byte, and the byte after the last."""
 
 
 @dataclass(frozen=True)

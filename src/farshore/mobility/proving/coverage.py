@@ -54,7 +54,7 @@ class Coverage:
         self._path = path
         self._lock = threading.RLock()
         self._sizes: Dict[DiskNumber, int] = {}
-        """In chunks."""
+        """Each disk's size in chunks."""
         self._proven: Table[Proven] = defaultdict(lambda: Spans(_joined))
         self._before: Table[Proven] = defaultdict(lambda: Spans(_joined))
         """What is in doubt: the place of its last proof, because points from before that are not affected."""
@@ -69,7 +69,7 @@ class Coverage:
         self.unjudged = 0
         """Chunks that differed when their epoch ended, and were equal in a later one: the reason is unknown."""
         self.differences = 0
-        """Ever found."""
+        """The number of chunks that were ever found to differ."""
         self.excused = 0
         """Chunks that were sent again without a report: something other than a fault explains the difference."""
         self._version = self._written = 0

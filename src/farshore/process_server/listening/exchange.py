@@ -20,7 +20,7 @@ class Request:
     """None: the client showed no certificate."""
     length: int
     body: Callable[[int], memoryview] = field(repr=False)
-    """``body(limit)``."""
+    """Called with the largest number of bytes that the caller accepts."""
     arrived: float = 0.0
     """When its head arrived, in seconds of our monotonic clock."""
     sent: int = 0
