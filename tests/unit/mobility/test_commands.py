@@ -226,7 +226,9 @@ def test_commands_are_carried_out_though_nothing_can_be_noted(tmp_path: Path, ca
     agent = Agent(tmp_path / "not there")
     agent.offer(RESYNC, Command(id="r2", kind="resync"))
     assert agent.replication.resyncs == 2
-    assert len([record for record in caplog.records if "after a restart the agent does not know" in record.message]) == 1
+    assert (
+        len([record for record in caplog.records if "after a restart the agent does not know" in record.message]) == 1
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 2}', '{"format": 1, "commands": {"c": {}}}', "[1]"])
