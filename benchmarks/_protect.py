@@ -16,6 +16,7 @@ from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, Sequence
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects.base_copy import BaseCopy
 from farshore.vault.objects.epochs import EpochRecord
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.vault import Vault
 
 DISK = DiskNumber(0)
@@ -27,12 +28,12 @@ _RECORDS = 2048
 def copy_base(vault: Vault, machine: MachineVault, image: Path, workers: int = 2) -> int:
     """The base of epoch 1 from an image; answer how many chunks were stored anew."""
     size = image.stat().st_size
-    copy = machine.base_copy(EPOCH, [(DISK, size)], None)
+    copy = machine.bases.begin_copy(EPOCH, [(DISK, size)], None)
     with ThreadPoolExecutor(workers) as pool:
         firsts = range(0, -(-size // CHUNK), _STEP_CHUNKS)
         sent = sum(pool.map(lambda first: _copy_step(vault, copy, image, first), firsts))
     disks = copy.finish()
-    machine.put_epoch(EpochRecord(EPOCH, "initial", None, Sequence(0), time.time_ns(), Sequence(1), disks))
+    machine.writing.put_epoch(EpochRecord(EPOCH, "initial", None, Sequence(0), time.time_ns(), Sequence(1), disks))
     copy.close()
     return sent
 
@@ -63,9 +64,9 @@ def write_blocks(machine: MachineVault, blocks: np.ndarray, payload: bytes, firs
         rows = np.zeros(len(some), RECORD)
         rows["sector"], rows["sectors"] = some.astype(np.uint64) * np.uint64(BLOCK // 512), BLOCK // 512
         rows["kind"], rows["time_us"] = RecordKind.WRITE, np.arange(len(some))
-        builder = machine.segment_builder(EPOCH, Role.JOURNAL)
+        builder = SegmentBuilder(machine.key, machine.id, EPOCH, Role.JOURNAL)
         part = memoryview(payload)[start * BLOCK : (start + len(some)) * BLOCK]
         sequence = Sequence(first + start)
         batch = Batch(machine.id, EPOCH, Role.JOURNAL, sequence, time.time_ns(), rows, part)
         builder.add(builder.seal(batch))
-        machine.put_segment(builder.build())
+        machine.writing.put_segment(builder.build())

@@ -45,7 +45,7 @@ def open_epoch(machine: MachineVault, size: int) -> None:
     record = EpochRecord(
         Epoch(1), "initial", None, Sequence(0), START, Sequence(1), (EpochDisk(DiskNumber(0), size, mapped=False),)
     )
-    machine.put_epoch(record)
+    machine.writing.put_epoch(record)
 
 
 def write_journal(
@@ -87,7 +87,7 @@ def _put_segment(machine: MachineVault, first: int, rows: np.ndarray, begin: int
     name = SegmentName(machine.id, Epoch(1), Role.JOURNAL, Sequence(first), Sequence(first + len(rows)), last)
     index = SegmentIndex(machine.id, Epoch(1), Role.JOURNAL, Sequence(first), begin, last, rows, table)
     end = sealer.finish(str(name), encode_index(index), table)
-    machine.put_object(str(name), concatenated(sealer.header, packs, end))
+    machine.folder.store.put_if_absent(str(name), concatenated(sealer.header, packs, end))
 
 
 _MEMORY: dict[tuple[int, int], tuple[Buffer, int]] = {}

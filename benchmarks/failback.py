@@ -133,7 +133,7 @@ class Home:
             str(self.folder / "last"),
             (DiskPlace(int(DISK), str(self.disk)),),
             _keys(vault),
-            str(vault.machine(MACHINE).latest().position),
+            str(vault.machine(MACHINE).points.latest().position),
         )
         began = time.monotonic()
         ErrandProcess(task, lambda _done, _detail: None).run()

@@ -62,7 +62,7 @@ def _measure(folder: Path, size: int, *, with_restic: bool) -> int:
     seconds = time.monotonic() - began
     compact(machine, Tiers(segments=1))
     stored = disk_use(folder / "vault") - base
-    _check(machine.open(machine.latest().position, DISK), blocks, payload)
+    _check(machine.disks.open(machine.points.latest().position, DISK), blocks, payload)
 
     with disk.open("r+b") as file:
         for place, block in enumerate(blocks.tolist()):

@@ -128,7 +128,7 @@ def _make_vault(folder: Path, raw: Path) -> tuple[str, str]:
     vault = Vault.create(open_store(f"file://{folder / 'vault'}"), OwnerKey.generate_file(folder / "owner.key"))
     machine = vault.machine(MachineId(new_id()), create=True)
     data = np.memmap(raw, np.uint8, "r")
-    copy = machine.base_copy(Epoch(1), [(DiskNumber(0), len(data))], None)
+    copy = machine.bases.begin_copy(Epoch(1), [(DiskNumber(0), len(data))], None)
     key = vault.chunk_hash_key
     count = len(data) // CHUNK
     for first in range(0, count, _BATCH):
@@ -144,7 +144,9 @@ def _make_vault(folder: Path, raw: Path) -> tuple[str, str]:
         copy.put(Chunks(DiskNumber(0), rows, b"".join(chunks[at] for at in send)))
     disks = copy.finish()
     copy.close()
-    machine.put_epoch(EpochRecord(Epoch(1), "initial", None, Sequence(0), time.time_ns(), Sequence(1), disks, 1))
+    machine.writing.put_epoch(
+        EpochRecord(Epoch(1), "initial", None, Sequence(0), time.time_ns(), Sequence(1), disks, 1)
+    )
     return str(machine.id), vault.key_hex
 
 

@@ -95,9 +95,9 @@ def _probe(folder: Path, last: int, offset: int) -> int:
     began = time.monotonic()
     vault = Vault.open(open_store(f"file://{folder}/vault"), OwnerKey.from_file(folder / "key"))
     machine = vault.machine(MACHINE)
-    timeline = machine.timeline()
-    point = machine.resolve(Latest.ANY)
-    source = machine.open(point.position, DiskNumber(0))
+    timeline = machine.stored.timeline()
+    point = machine.points.resolve(Latest.ANY)
+    source = machine.disks.open(point.position, DiskNumber(0))
     block = memoryview(bytearray(BLOCK))
     source.read_into(offset, block)
     seconds = time.monotonic() - began

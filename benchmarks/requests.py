@@ -42,6 +42,7 @@ from farshore.protection.tending import collect_all, compact_all, rebase_all, th
 from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.machine import MachineVault
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.ownership import How, Owner, Ownership, claim
 from farshore.vault.stores.counted import CountedStore, counted
 from farshore.vault.stores.owned import LOOK_SECONDS, owned
@@ -93,10 +94,10 @@ class Idle:
         lane.placed(FrameReference(header, None, 0, 100, 100), now, now, writes=False)  # type: ignore[arg-type]
         if lane.due_in(now) == 0:
             taken = lane.take(now)
-            builder = self.vault.segment_builder(Epoch(1), Role.JOURNAL)
+            builder = SegmentBuilder(self.vault.key, self.vault.id, Epoch(1), Role.JOURNAL)
             self._silence = extended(self._silence, [builder.seal(one) for one in self._waiting])
             assert self._silence is not None
-            self.vault.put_segment(silent_segment(self.vault, self._silence))
+            self.vault.writing.put_segment(silent_segment(self.vault, self._silence))
             self._waiting.clear()
             lane.is_stored(taken, batch.base_time, now)
             lane.is_free()

@@ -77,7 +77,7 @@ def _measure(folder: Path, size: int, *, with_restic: bool) -> int:
     for _ in range(2):
         target.unlink(missing_ok=True)
         began = time.monotonic()
-        source = Vault.open(vault.store, OwnerKey.from_file(folder / "key")).machine(MACHINE).open(
+        source = Vault.open(vault.store, OwnerKey.from_file(folder / "key")).machine(MACHINE).disks.open(
             Position(EPOCH, Sequence(_ROUNDS // 2 * each)), DISK
         )  # fmt: skip
         restore_to_raw(source, target)
@@ -120,7 +120,7 @@ def _deliver(vault: Vault, folder: Path, position: Position, size: int) -> tuple
     for _ in range(2):
         path.unlink(missing_ok=True)
         began, used = time.monotonic(), time.process_time()
-        source = Vault.open(vault.store, OwnerKey.from_file(folder / "key")).machine(MACHINE).open(position, DISK)
+        source = Vault.open(vault.store, OwnerKey.from_file(folder / "key")).machine(MACHINE).disks.open(position, DISK)
         target = RawDisk(path, size)
         ledger = Ledger(folder / "ledger", Lading("benchmark", target.identity, size, STEP))
         write_disk(source, target, ledger, lambda *_: None)

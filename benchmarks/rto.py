@@ -127,7 +127,7 @@ def _start(folder: Path, office: Office, machine: MachineId) -> float:
 
 def _disk_with_code(vault: Vault, name: MachineId, size: int, records: int) -> None:
     machine = vault.machine(name, create=True)
-    machine.put_description(description(size, 64 << 20), 1)
+    machine.writing.put_description(description(size, 64 << 20), 1)
     open_epoch(machine, size)
     write_journal(machine, size, records, 5e6, _PER_SEGMENT, seed=7)
     write_blocks(machine, np.zeros(1, np.int64), _CODE.ljust(BLOCK, b"\0"), first=records + 1)
@@ -148,7 +148,7 @@ def _hydration(folder: Path, size: int, runs: int) -> tuple[float, float]:
         target = folder / "restored"
         began = time.monotonic()
         with closing(
-            Vault.open(vault.store, OwnerKey.from_file(folder / "key")).machine(MACHINE).open(position, DISK)
+            Vault.open(vault.store, OwnerKey.from_file(folder / "key")).machine(MACHINE).disks.open(position, DISK)
         ) as point:
             restore_to_raw(point, target)
         restored = time.monotonic() - began
@@ -159,7 +159,7 @@ def _hydration(folder: Path, size: int, runs: int) -> tuple[float, float]:
 
 def _hydrate(vault: Vault, position: Position, folder: Path) -> float:
     """Seconds, as an export does it: through its cache, with no limit, to the last flush."""
-    source = ReadCache(PatientSource(vault.machine(MACHINE).open(position, DISK)), 64 << 20)
+    source = ReadCache(PatientSource(vault.machine(MACHINE).disks.open(position, DISK)), 64 << 20)
     with closing(OverlayDevice(source, folder, "bench")) as device:
         hydration = Hydration({"0": device}, 0)
         began = time.monotonic()

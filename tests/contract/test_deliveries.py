@@ -39,7 +39,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Consignment:
     machine.journal(segments=2, batches=1, count=20)
     MACHINES["one"] = machine
     sizes = {DiskNumber(number): size for number, size in SIZES.items()}
-    position = str(machine.in_vault.latest().position)
+    position = str(machine.in_vault.points.latest().position)
     return Consignment(folder, "web1", str(MACHINE), position, sizes, f"file://{folder / 'vault'}", made.key_hex)
 
 

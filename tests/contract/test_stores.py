@@ -126,8 +126,8 @@ def test_a_vault_works_on_it(store):
     compact(machine.in_vault, Tiers(segments=2, fan=2))
     machine.check(Position(Epoch(1), Sequence(50)))
     machine.check(Position(Epoch(1), Sequence(20)))
-    assert machine.in_vault.timeline().run(Epoch(1), Role.JOURNAL).end == 51
-    assert len(machine.in_vault.points()) == 6
+    assert machine.in_vault.stored.timeline().run(Epoch(1), Role.JOURNAL).end == 51
+    assert len(machine.in_vault.points.listed()) == 6
 
 
 def test_a_store_that_is_not_there_is_unreachable_or_refuses(monkeypatch):

@@ -104,9 +104,8 @@ def test_a_vault_is_written_and_read(store, proxy):
     machine = until_done(lambda: Machine(vault, 3, {0: 300 << 10}))
     proxy.share = 0.1
     machine.fill()
-    seal, put = machine.in_vault.segment_builder, machine.in_vault.put_segment
-    assert seal
-    machine.in_vault.put_segment = lambda segment: until_done(lambda: put(segment))  # type: ignore[method-assign]
+    put = machine.in_vault.writing.put_segment
+    machine.in_vault.writing.put_segment = lambda segment: until_done(lambda: put(segment))  # type: ignore[method-assign]
     epoch = machine.epoch
 
     def begin() -> None:

@@ -27,6 +27,7 @@ from farshore.model.position import Position
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.objects import damage
 from farshore.vault.objects.opening import seal_document
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.upkeep.collection import collect
 from farshore.vault.upkeep.compaction import Tiers, compact
 from farshore.vault.upkeep.retention import apply_retention
@@ -107,11 +108,11 @@ def main(folder: Path) -> None:
     machine.journal(segments=6, batches=2, count=6)
     position = Position(Epoch(2), Sequence(30))
     when = machine.time - 6 * MINUTE
-    machine.in_vault.put_point(
+    machine.in_vault.writing.put_point(
         RecoveryPoint(PointId("golden"), MACHINE, position, when, PointKind.APP_CONSISTENT, "quiet")
     )
     one = golden_batch()
-    builder = machine.in_vault.segment_builder(Epoch(3), batch.Role.JOURNAL)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(3), batch.Role.JOURNAL)
     sealed = builder.seal(
         batch.Batch(MACHINE, Epoch(3), batch.Role.JOURNAL, Sequence(1), machine.time, one.records, one.payload)
     )

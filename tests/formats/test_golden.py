@@ -33,6 +33,7 @@ from farshore.vault import Latest, Named, OwnerKey, Vault, open_store
 from farshore.vault.objects import damage
 from farshore.vault.objects.opening import read_document
 from farshore.vault.objects.sealing import SealingKey
+from farshore.vault.objects.segments import SealedBatch
 from farshore.vault.upkeep import pins, stored_retention
 from farshore.vault.upkeep.condemned import read_list
 from farshore.vault.upkeep.scrub import read_state
@@ -100,7 +101,7 @@ def test_chunk_exchange_is_written_and_read_as_ever():
 
 
 def test_a_sealed_batch_opens(vault):
-    found = vault.machine(MACHINE).sealed_batch((GOLDEN / "sealed-batch-1.bin").read_bytes())
+    found = SealedBatch.from_buffer((GOLDEN / "sealed-batch-1.bin").read_bytes(), vault.machine(MACHINE).key)
     assert (found.records == golden_batch().records).all()
     assert found.first_sequence == 1
 
@@ -111,16 +112,16 @@ def test_every_state_of_the_golden_vaults_opens(name, tmp_path):
     expected = json.loads((GOLDEN / f"{name}.json").read_text())
     assert vault.key_hex == expected["key"]
     machine = vault.machine(MACHINE)
-    points = machine.points()
+    points = machine.points.listed()
     assert len(points) > 10
     for point in points:
         for disk, digest in expected["states"][str(point.position)].items():
-            source = machine.open(point.position, DiskNumber(int(disk)))
+            source = machine.disks.open(point.position, DiskNumber(int(disk)))
             assert hashlib.sha256(read(source, 0, source.size)).hexdigest() == digest
             source.close()
-    assert machine.resolve(Named("quiet")).id == "golden"
-    assert machine.resolve(Latest.ANY).position == Position.parse("2:72")
-    assert machine.machine_description(points[-1].position) == DESCRIPTION
+    assert machine.points.resolve(Named("quiet")).id == "golden"
+    assert machine.points.resolve(Latest.ANY).position == Position.parse("2:72")
+    assert machine.stored.description(points[-1].position) == DESCRIPTION
 
 
 @pytest.mark.parametrize("name", ["vault-2", "vault-3"])
@@ -139,15 +140,15 @@ def test_the_machine_in_a_domain_of_its_own_opens(tmp_path):
     vault = opened("vault-3", tmp_path)
     assert read_descriptor(vault.store)["format"] == 2
     assert vault.domains() == [0, vault.domain("label:golden")]
-    assert {one.record(1).domain for one in [vault.machine(OTHER).timeline()]} == {vault.domain("label:golden")}
+    assert {one.record(1).domain for one in [vault.machine(OTHER).stored.timeline()]} == {vault.domain("label:golden")}
     # A lone holder of the upkeep key reads what it is for.
     alone = SealingKey(vault.upkeep_key.secret)
     assert read_list(vault.store, alone).objects
     assert damage.listed(vault.store, alone)
     machine = vault.machine(OTHER)
     expected = json.loads((GOLDEN / "vault-3.json").read_text())["apart"]
-    for point in machine.points():
-        source = machine.open(point.position, DiskNumber(0))
+    for point in machine.points.listed():
+        source = machine.disks.open(point.position, DiskNumber(0))
         assert hashlib.sha256(read(source, 0, source.size)).hexdigest() == expected[str(point.position)]["0"]
         source.close()
 
@@ -169,11 +170,11 @@ def test_a_pin_and_a_retention_are_read_as_ever(tmp_path):
 def test_upkeep_goes_on_in_the_golden_vaults(name, tmp_path):
     vault = opened(name, tmp_path)
     machine = vault.machine(MACHINE)
-    newest = machine.resolve(Latest.ANY).position
+    newest = machine.points.resolve(Latest.ANY).position
     for _ in range(2):
         done = maintain(vault, one_policy(ReplicationPolicy(hot_window=0, keep_hourly=1, keep_daily=0)), grace=0)
         assert done.troubles == {}
-    assert vault.machine(MACHINE).resolve(Latest.ANY).position == newest
+    assert vault.machine(MACHINE).points.resolve(Latest.ANY).position == newest
     assert verify(vault, data=True).findings == []
 
 
@@ -193,7 +194,7 @@ def test_no_altered_or_cut_input_breaks_a_decoder(name, vault):
         "batch-1.bin": batch.decode,
         "comparison-1.bin": chunk_exchange.decode_comparison,
         "chunks-1.bin": chunk_exchange.decode_chunks,
-        "sealed-batch-1.bin": vault.machine(MACHINE).sealed_batch,
+        "sealed-batch-1.bin": lambda data: SealedBatch.from_buffer(data, vault.machine(MACHINE).key),
     }[name]
     data = (GOLDEN / name).read_bytes()
     random = np.random.default_rng(5)

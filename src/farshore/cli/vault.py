@@ -103,8 +103,8 @@ def points(
 ) -> None:
     """List the recovery points of a machine, newest first."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    timeline = found.timeline()
-    listed = found.points(
+    timeline = found.stored.timeline()
+    listed = found.points.listed(
         after=parse_time(after, "--after") if after else None,
         before=parse_time(before, "--before") if before else None,
         limit=limit,
@@ -165,9 +165,9 @@ def restore(
     """Restore one disk at a point to a raw file (sparse), a block device or an image for another hypervisor."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     choice = parse_choice(point, time, position, latest, latest_app_consistent)
-    chosen = found.resolve(choice)
+    chosen = found.points.resolve(choice)
     number = disk_number(found, chosen.position, disk)
-    source = found.open(chosen.position, number)
+    source = found.disks.open(chosen.position, number)
     size = source.size
     label = f"disk {number} at {show_time(chosen.time)}"
     try:
@@ -185,7 +185,7 @@ def restore(
     if misplaced and move_backup_gpt:
         backup_gpt.move(output)
         misplaced = False
-    described = {one.number: one for one in found.machine_description(chosen.position).disks}
+    described = {one.number: one for one in found.stored.description(chosen.position).disks}
     sector = described[number].logical_block_size if number in described else 512
     to_know = difference(sector, output, image)
     if as_json:
@@ -222,12 +222,12 @@ def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:
         return {**empty, "host": "(erased)"}
     except (Damaged, WrongKey) as error:
         return {**empty, "host": f"(damaged: {error.message})"}
-    timeline = found.timeline()
-    listed = found.points(timeline=timeline)
+    timeline = found.stored.timeline()
+    listed = found.points.listed(timeline=timeline)
     host = hostname(vault, machine)
     if not listed:
         return {**empty, "host": host}
-    disks = found.disks(listed[-1].position, timeline)
+    disks = found.disks.sizes(listed[-1].position, timeline)
     return {
         "machine": machine,
         "host": host,

@@ -100,7 +100,7 @@ def damage(
 
 def _differences(vault: Vault, machine: MachineId) -> list[Differing]:
     try:
-        return vault.machine(machine).differences()
+        return vault.machine(machine).proofs.differences()
     except NotFound:
         return []  # it was erased
     except (Damaged, WrongKey) as error:

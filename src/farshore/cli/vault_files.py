@@ -91,9 +91,9 @@ def mount(
     if not folder.is_dir() or any(folder.iterdir()):
         raise Refused(f"{folder} is not an empty folder.", remedy="Create an empty folder and give its path.")
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
+    chosen = found.points.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     number = disk_number(found, chosen.position, disk)
-    with mounted(found.open(chosen.position, number), folder, f"disk-{number}.raw") as file:
+    with mounted(found.disks.open(chosen.position, number), folder, f"disk-{number}.raw") as file:
         if as_json:
             print_json(
                 {"file": str(file), "disk": number, "time": rfc3339(chosen.time), "position": str(chosen.position)}
@@ -119,7 +119,7 @@ def volumes(
 ) -> None:
     """List the file systems on a machine's disks at a point, on partitions, logical volumes and arrays."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
+    chosen = found.points.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with _opened(found, chosen.position, reader, as_json) as opened:
         listed, left_out = opened.volumes()
     _tell(left_out)
@@ -148,7 +148,7 @@ def files(
 ) -> None:
     """List a folder of a machine at a point."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
+    chosen = found.points.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with _opened(found, chosen.position, reader, as_json) as opened:
         entries, left_out = opened.entries(path, volume)
     _tell(left_out)
@@ -186,7 +186,7 @@ def get_file(
     not kept. Files that cannot be read are listed, the others are copied, and the exit status is 3.
     """
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
+    chosen = found.points.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with _opened(found, chosen.position, reader, as_json) as opened:
         copied = opened.copy(path, output.absolute(), volume)
     _tell(copied.left_out)
@@ -204,11 +204,11 @@ def get_file(
 @contextlib.contextmanager
 def _opened(machine: MachineVault, position: Position, reader: Reader, quiet: bool) -> Iterator[FileReader]:
     """Open all disks of the machine, as a volume may span several. Prints which reader was used, unless quiet."""
-    described = machine.machine_description(position).disks
+    described = machine.stored.description(position).disks
     sources = {}
     with contextlib.ExitStack() as undo:
-        for number in machine.disks(position):
-            sources[number] = machine.open(position, number)
+        for number in machine.disks.sizes(position):
+            sources[number] = machine.disks.open(position, number)
             undo.callback(sources[number].close)
         undo.pop_all()  # they are the reader's from here on
     names = {disk.name: disk.number for disk in described}

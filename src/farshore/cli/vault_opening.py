@@ -78,7 +78,7 @@ def hostname(vault: Vault, machine: MachineId) -> str:
     """Return a machine's host name, or "" if its description or key is missing or damaged, so that others can still be
     found."""
     try:
-        return vault.machine(machine).machine_description().hostname
+        return vault.machine(machine).stored.description().hostname
     except (NotFound, Damaged, WrongKey):
         return ""
 
@@ -86,14 +86,14 @@ def hostname(vault: Vault, machine: MachineId) -> str:
 def disk_number(machine: MachineVault, position: Position, wanted: str) -> DiskNumber:
     """Find the disk that ``wanted`` names by number, name or device, or the only one if it is empty. Raises
     Malformed."""
-    sizes = machine.disks(position)
+    sizes = machine.disks.sizes(position)
     if not wanted:
         if len(sizes) == 1:
             return next(iter(sizes))
         raise Malformed("The machine has several disks.", remedy=f"Give --disk with one of {sorted(sizes)}.")
     if wanted.isascii() and wanted.isdecimal() and int(wanted) in sizes:
         return DiskNumber(int(wanted))
-    described = [one for one in machine.machine_description(position).disks if one.number in sizes]
+    described = [one for one in machine.stored.description(position).disks if one.number in sizes]
     return find_disk(described, wanted).number
 
 

@@ -61,13 +61,13 @@ def _of(vault: Vault, machine: MachineId) -> Contents:
     found = Contents(machine)
     try:
         opened = vault.machine(machine)
-        timeline = opened.timeline()
-        found.points, found.pinned = opened.points(timeline=timeline), timeline.pinned
+        timeline = opened.stored.timeline()
+        found.points, found.pinned = opened.points.listed(timeline=timeline), timeline.pinned
         for number, record in sorted(timeline.epochs.items()):
             last = timeline.newest(number)
             stored, moment = (0, record.time) if last is None else last
             found.stretches.append(Stretch(record, stored, moment, vault.domain_name(record.domain)))
-        found.description = opened.machine_description()
+        found.description = opened.stored.description()
     except FarshoreError as error:
         found.trouble = error.message
     return found

@@ -54,7 +54,7 @@ def identity_of(consignment: Consignment, number: DiskNumber) -> str:
 def open_point(consignment: Consignment, number: DiskNumber) -> BlockSource:
     """Return the disk at the point. Raises what opening the vault raises."""
     vault = Vault.open_with_vault_key(open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key))
-    point = vault.machine(MachineId(consignment.machine)).open(Position.parse(consignment.position), number)
+    point = vault.machine(MachineId(consignment.machine)).disks.open(Position.parse(consignment.position), number)
     return PatientSource(point, _STORE_PATIENCE)
 
 

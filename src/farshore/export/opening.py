@@ -67,4 +67,4 @@ def _open_source(disk: ExportedDisk, vault: Vault | None) -> BlockSource:
         return RawFileSource(source.path)
     assert vault is not None
     machine = vault.machine(MachineId(source.machine))
-    return machine.open(Position.parse(source.position), DiskNumber(source.disk))
+    return machine.disks.open(Position.parse(source.position), DiskNumber(source.disk))

@@ -48,8 +48,8 @@ def begin(
     machines. No existing disk is written to. A disk that does not exist is created, empty.
 
     Raises Refused, TooSmall, WrongState, Malformed, what opening the vault and the disks raises."""
-    position = machine.latest().position
-    sizes = machine.disks(position)
+    position = machine.points.latest().position
+    sizes = machine.disks.sizes(position)
     if sorted(one.number for one in wanted) != sorted(sizes):
         raise Malformed(
             f"Machine {machine.id} has the disks {sorted(sizes)}; there are places for "
@@ -121,7 +121,7 @@ def _check_belongs(vault: str, machine: MachineVault, position: Position, wanted
     found = disk_ids(head)
     if not found and not any(head):
         return  # a new one
-    source = machine.open(position, wanted.number)
+    source = machine.disks.open(position, wanted.number)
     original = bytearray(min(HELD, source.size))
     with contextlib.closing(source):
         source.read_into(0, memoryview(original))

@@ -88,11 +88,11 @@ class Following:
         asked, wanted = self._folder.asked_to_finish()
         if not asked and not self._is_behind():
             return False
-        timeline = self._machine.timeline()
-        newest = self._machine.latest(timeline).position
+        timeline = self._machine.stored.timeline()
+        newest = self._machine.points.latest(timeline).position
         until = newest
         if wanted is not None and wanted <= newest:  # otherwise it has not arrived yet
-            until = self._machine.resolve(wanted).position
+            until = self._machine.points.resolve(wanted).position
         self._changes = {}
         for disk in self.record.disks:
             self._bring(disk.number, until, timeline)
@@ -110,7 +110,7 @@ class Following:
 
     def _is_behind(self) -> bool:
         here = self.position
-        return here is None or self._machine.anything_after(here)
+        return here is None or self._machine.stored.anything_after(here)
 
     def _check(self, disk: DiskRecord) -> None:
         """Check that the disk is the one that was prepared. Raises Refused if it is another disk, or lacks the notice
@@ -220,12 +220,12 @@ class Following:
         disk = self._disk(number)
         assert disk.position is not None
         try:
-            opened = self._machine.comparable(disk.position, number)
+            opened = self._machine.disks.comparable(disk.position, number)
         except NotFound:
             if disk.position == until:
                 raise
             self._begin_comparing(number, until)
-            opened = self._machine.comparable(until, number)
+            opened = self._machine.disks.comparable(until, number)
         with contextlib.closing(opened[0]):
             if self._disk(number).phase is Phase.COMPARING:
                 self._compare(number, *opened)
@@ -293,7 +293,7 @@ class Following:
 
     @contextlib.contextmanager
     def _view(self, number: DiskNumber, position: Position) -> Iterator[tuple[DiskView, bytes]]:
-        view, key = self._machine.comparable(position, number)
+        view, key = self._machine.disks.comparable(position, number)
         try:
             yield view, key
         finally:

@@ -229,7 +229,7 @@ def _find(vault: Vault, wanted: str) -> MachineId:
 
 def _hostname(vault: Vault, machine: MachineId) -> str:
     try:
-        return vault.machine(machine).machine_description().hostname
+        return vault.machine(machine).stored.description().hostname
     except (NotFound, Damaged, WrongKey):
         return ""
 

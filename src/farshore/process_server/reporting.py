@@ -129,7 +129,7 @@ class Reporter:
             self._epochs.append(whole)
         lane = stream.lanes[Role.JOURNAL]
         if stream.only_points:
-            newest = stream.vault.newest_point(stream.epoch)
+            newest = stream.vault.points.newest_stored(stream.epoch)
             if newest is not None:
                 stream.point_time, stream.point_captured = newest.time, captured_at(newest.time)
                 self._add([_point(newest)])

@@ -153,8 +153,8 @@ def _due(vault: Vault, turns: Turns) -> list[MachineId]:
 
 def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:
     """Make the catalog list exactly the points that the plan keeps before the hot window."""
-    timeline = machine.timeline()
-    listed, pinned = machine.points(timeline=timeline), timeline.pinned
+    timeline = machine.stored.timeline()
+    listed, pinned = machine.points.listed(timeline=timeline), timeline.pinned
     if not listed:
         return
     limit = max(point.time for point in believed(listed, time.time_ns())) - policy.hot_window * SECOND

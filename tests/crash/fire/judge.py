@@ -124,10 +124,10 @@ class Judge:
     @contextlib.contextmanager
     def _restored(self, vault: MachineVault, point: RecoveryPoint, name: str) -> Iterator[Path]:
         """The image of a disk at a point."""
-        numbers = {disk.name: disk.number for disk in vault.machine_description(point.position).disks}
+        numbers = {disk.name: disk.number for disk in vault.stored.description(point.position).disks}
         image = self._scratch / f"point-{name}.img"
         try:
-            with contextlib.closing(vault.open(point.position, numbers[name])) as source:
+            with contextlib.closing(vault.disks.open(point.position, numbers[name])) as source:
                 restore_to_raw(source, image, replace=True)
             yield image
         finally:
@@ -176,8 +176,8 @@ def window(clock: Clock, time: int, servers: Sequence[Clock]) -> tuple[int, int]
 
 def has(vault: MachineVault, point: RecoveryPoint, name: str) -> bool:
     """Whether a disk is part of a point."""
-    there = vault.disks(point.position)
-    return any(disk.name == name and disk.number in there for disk in vault.machine_description(point.position).disks)
+    there = vault.disks.sizes(point.position)
+    return any(disk.name == name and disk.number in there for disk in vault.stored.description(point.position).disks)
 
 
 def _known(moment: int) -> int:

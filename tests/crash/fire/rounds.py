@@ -172,8 +172,8 @@ class Rounds:
         flight the disk keeps which it likes (docs/limits.md), and that a proof may find."""
         vault = self._plant.vault()
         name = self._plant.raw.device.name
-        others = {one.number for one in vault.machine_description().disks if one.name != name}
-        told = [one for one in vault.differences() if one.disk in others and str(one) not in self._alarms]
+        others = {one.number for one in vault.stored.description().disks if one.name != name}
+        told = [one for one in vault.proofs.differences() if one.disk in others and str(one) not in self._alarms]
         self._alarms.update(map(str, told))
         return [f"a proof found a difference: {one}; {one.cause}" for one in told]
 
@@ -211,7 +211,7 @@ class Rounds:
                 taken += 1
                 try:
                     vault = self._plant.vault()
-                    point = vault.resolve(Named(asked))
+                    point = vault.points.resolve(Named(asked))
                     if has(vault, point, self._plant.raw.device.name):
                         self._judge.at_rest[str(point.position)] = content
                         return point, numbers
@@ -235,7 +235,7 @@ class Rounds:
         if named is not None:
             yield named, at_least
         vault = self._plant.vault()
-        listed = vault.points()
+        listed = vault.points.listed()
         fresh = [point for point in listed if str(point.position) not in self._judge.checked]
         for point in chance.sample(fresh, min(OLDER, len(fresh))):
             yield point, {}
@@ -243,14 +243,14 @@ class Rounds:
             times = sorted(point.time for point in listed)
             asked = chance.randint(times[0], times[-1])
             try:
-                point = vault.resolve(AtTime(asked))
+                point = vault.points.resolve(AtTime(asked))
             except NotFound:
                 # Where the clock was set back, the newest point may be older by its own time than one before it.
                 if all(clock.always_true for clock in self._plant.clocks):
                     raise
                 return
             for one in chance.sample(listed, min(FOUND, len(listed))):
-                again = vault.resolve(AtTime(one.time))
+                again = vault.points.resolve(AtTime(one.time))
                 if (again.position, again.time) != (one.position, one.time) and again.time != one.time:
                     result.violations.append(f"{one.position} is listed with {one.time}, by which {again} is found")
             if point.time > asked:

@@ -35,6 +35,7 @@ from farshore.process_server.streams.time_axis import Placed, TimeAxis, Timing
 from farshore.protection import reports
 from farshore.protection.clocks import OwnClock
 from farshore.vault import AtTime
+from farshore.vault.objects.segments import SegmentBuilder
 
 SECOND = 1_000_000_000
 TWO_HOURS = 7200
@@ -72,9 +73,9 @@ class Line:
     def _store(self, batch: Batch) -> None:
         placed = self.axis.place(batch, Timing(self.server.mono, int(self.machine.mono * 1e9)))
         batch = dataclasses.replace(batch, base_time=batch.base_time + placed.correction)
-        builder = self.vault.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+        builder = SegmentBuilder(self.vault.in_vault.key, self.vault.in_vault.id, Epoch(1), Role.JOURNAL)
         builder.add(builder.seal(batch))
-        self.vault.in_vault.put_segment(builder.build())
+        self.vault.in_vault.writing.put_segment(builder.build())
         age = None if placed.captured is None else self.server.mono - placed.captured
         self.office.report(age=age, label=batch.base_time, sequence=batch.end_sequence - 1)
 
@@ -83,7 +84,7 @@ class Line:
         wrong = 0
         for moment, newest in self.moments[:-1]:  # after the last one there is nothing
             try:
-                wrong += self.vault.in_vault.resolve(AtTime(moment)).position.sequence != newest
+                wrong += self.vault.in_vault.points.resolve(AtTime(moment)).position.sequence != newest
             except NotFound:
                 wrong += 1
         return wrong
@@ -92,7 +93,7 @@ class Line:
         """What fire's judge finds wrong with the listed points."""
         return [
             wrong
-            for point in self.vault.in_vault.points()
+            for point in self.vault.in_vault.points.listed()
             if point.position.sequence
             for wrong in judge_age(self.record, point.position.sequence, machine, point.time, 0, [server])
         ]

@@ -196,7 +196,7 @@ class Rig:
             until(lambda: _ended(api.job(job.id)), f"point {name}")
             ended = api.job(job.id)
         assert ended.state is JobState.SUCCEEDED, f"{ended.error}\n{self.log.read_text()[-3000:]}"
-        return self.vault().resolve(Named(name)).position
+        return self.vault().points.resolve(Named(name)).position
 
     # ---- the copy ----
 
@@ -206,7 +206,7 @@ class Rig:
 
     def replica(self, position: Position, disk: DiskNumber = ONE) -> npt.NDArray[np.uint8]:
         """The whole disk as the vault has it at ``position``."""
-        with contextlib.closing(self.vault().open(position, disk)) as source:
+        with contextlib.closing(self.vault().disks.open(position, disk)) as source:
             made = np.empty(source.size, np.uint8)
             for offset in range(0, source.size, 4 << 20):
                 piece = made[offset : offset + (4 << 20)]

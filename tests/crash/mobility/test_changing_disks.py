@@ -47,7 +47,7 @@ class Disks:
         there = {ONE: first, TWO: read_direct(self.two.device)}
         if THREE in numbers:
             there[THREE] = read_direct(self.three)
-        assert set(self.rig.vault().disks(position)) == set(numbers)
+        assert set(self.rig.vault().disks.sizes(position)) == set(numbers)
         for number in numbers:
             same(self.rig.replica(position, number), there[number])
         self.older.append((position, {number: there[number] for number in numbers}))

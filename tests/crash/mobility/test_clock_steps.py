@@ -57,10 +57,10 @@ class Installation:
         """Each moment is found between its two points, and each listed time is the listed point's."""
         vault = self.rig.vault()
         for older, moment, younger in self.between:
-            found = vault.resolve(AtTime(moment)).position
+            found = vault.points.resolve(AtTime(moment)).position
             assert older <= found < younger, f"{found} for a time between {older} and {younger}"
-        for point in vault.points():
-            assert vault.resolve(AtTime(point.time)).position == point.position
+        for point in vault.points.listed():
+            assert vault.points.resolve(AtTime(point.time)).position == point.position
 
     def rpo(self) -> float:
         found = self.rig.shown().rpo_seconds

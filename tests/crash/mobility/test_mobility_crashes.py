@@ -240,7 +240,7 @@ def test_killed_in_an_outage_what_was_captured_until_then_is_not_lost(rig: Rig) 
     rig.start_agent()
     rig.wait_consistent(after_epoch=epoch)
     rig.check("after-the-outage")
-    newest = [point for point in rig.vault().points() if point.position.epoch == epoch][-1]
+    newest = [point for point in rig.vault().points.listed() if point.position.epoch == epoch][-1]
     assert newest.time >= frozen_at
     same(rig.replica(newest.position), as_it_was)
 

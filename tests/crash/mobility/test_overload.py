@@ -91,7 +91,7 @@ def next_epoch(rig: Rig) -> int:
 
 def newest(rig: Rig) -> Position:
     """The newest recovery point in the vault."""
-    return rig.vault().points()[-1].position
+    return rig.vault().points.listed()[-1].position
 
 
 def outrun(rig: Rig) -> Machine | None:

@@ -47,7 +47,7 @@ def test_only_what_was_not_durable_is_sent_again(tmp_path: Path) -> None:
         agent.complete(agent.next - 1)
         assert not list((tmp_path / "state" / "copies").iterdir()), "a log that nobody needs any more stays"
         vault = rig.vault.machine(A)
-        source = vault.open(vault.latest().position, DISK)
+        source = vault.disks.open(vault.points.latest().position, DISK)
         found = np.empty(SIZE, np.uint8)
         for offset in range(0, SIZE, 8 << 20):
             source.read_into(offset, memoryview(found[offset : offset + (8 << 20)]))
@@ -73,7 +73,7 @@ def test_a_whole_epoch_is_reported_by_a_server_that_died_before_it_could(tmp_pat
         assert agent.plane.status().base_complete
         until(lambda: [one for report in rig.control.reports for one in report.epochs], "the report of the epoch")
         (whole,) = (one for report in rig.control.reports for one in report.epochs)
-        record = rig.vault.machine(A).timeline().record(Epoch(1))
+        record = rig.vault.machine(A).stored.timeline().record(Epoch(1))
         assert (whole.machine, whole.epoch) == (A, 1)
         assert (whole.consistent_from, whole.time) == (record.consistent_from, record.time)
         rig.stop()

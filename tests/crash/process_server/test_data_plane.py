@@ -298,8 +298,8 @@ def test_a_resync_sends_what_differs_and_keeps_older_points(
     after.complete(after.next - 1)
     vault = rig.vault.machine(machine)
     for one, epoch in ((agent, 1), (after, 2)):
-        position = next(p.position for p in reversed(vault.points()) if p.position.epoch == epoch)
-        source = vault.open(position, DiskNumber(0))
+        position = next(p.position for p in reversed(vault.points.listed()) if p.position.epoch == epoch)
+        source = vault.disks.open(position, DiskNumber(0))
         found = bytearray(SIZE)
         source.read_into(0, memoryview(found))
         source.close()
@@ -325,12 +325,12 @@ def test_a_line_that_grows_from_a_chosen_position_has_nothing_of_what_came_after
     after.deliver()
     after.complete(after.next - 1)
     vault = rig.vault.machine(machine)
-    assert vault.timeline().record(Epoch(2)).parent == Position(Epoch(1), Sequence(chosen))
+    assert vault.stored.timeline().record(Epoch(2)).parent == Position(Epoch(1), Sequence(chosen))
     for one, position in (
         (agent, Position(Epoch(1), Sequence(agent.next - 1))),
         (after, Position(Epoch(2), Sequence(10))),
     ):
-        source = vault.open(position, DiskNumber(0))
+        source = vault.disks.open(position, DiskNumber(0))
         found = bytearray(SIZE)
         source.read_into(0, memoryview(found))
         source.close()
@@ -358,7 +358,7 @@ def test_a_heal_lays_the_missed_blocks_over_the_parent(rig: Rig, machine: Machin
     with pytest.raises(WrongState):
         after.plane.send(replace(overlay, first_sequence=Sequence(31)))
     vault = rig.vault.machine(machine)
-    source = vault.open(Position(Epoch(2), Sequence(10)), DiskNumber(0))
+    source = vault.disks.open(Position(Epoch(2), Sequence(10)), DiskNumber(0))
     found = bytearray(SIZE)
     source.read_into(0, memoryview(found))
     source.close()

@@ -317,7 +317,7 @@ def test_no_session_harms_a_neighbour_or_is_unforeseen(site: Site, unforeseen: l
             neighbour.send(neighbour.batch(3))
     assert {thread.name for thread in threading.enumerate()} >= threads
     deadline = time.monotonic() + 120
-    while site.vault.machine(NEIGHBOUR).timeline().last(Epoch(1)) != neighbour.next - 1:
+    while site.vault.machine(NEIGHBOUR).stored.timeline().last(Epoch(1)) != neighbour.next - 1:
         assert time.monotonic() < deadline, "what the neighbour sent is not stored"
         time.sleep(0.05)
     assert (NEIGHBOUR, Epoch(1)) not in site.server.streams.stuck()

@@ -23,7 +23,7 @@ A = MachineId(new_id())
 
 def disk_of(rig: Rig, position: Position) -> np.ndarray:
     fresh = Vault.open(open_store(rig.vault_url), OwnerKey.from_file(rig.folder / "owner.key")).machine(A)
-    source = fresh.open(position, DiskNumber(0))
+    source = fresh.disks.open(position, DiskNumber(0))
     try:
         found = np.empty(SIZE, np.uint8)
         for offset in range(0, SIZE, 8 << 20):
@@ -45,7 +45,7 @@ def test_damage_is_found_and_a_resync_makes_new_points_good(tmp_path: Path, part
         first.batch(20)
         first.deliver()
         first.complete(first.next - 1)
-        old = rig.vault.machine(A).latest().position
+        old = rig.vault.machine(A).points.latest().position
         truth = first.disk_at(first.next - 1)
         assert (disk_of(rig, old) == truth).all()
 
@@ -70,7 +70,7 @@ def test_damage_is_found_and_a_resync_makes_new_points_good(tmp_path: Path, part
         second.batch(5)
         second.deliver()
         second.complete(second.next - 1)
-        newest = rig.vault.machine(A).latest().position
+        newest = rig.vault.machine(A).points.latest().position
         assert newest.epoch == 2
         assert (disk_of(rig, newest) == second.disk_at(second.next - 1)).all()
         if part == "chunks":

@@ -104,9 +104,9 @@ def _check(rig: Rig, agent: SimulatedAgent) -> None:
     vault = rig.vault.machine(agent.machine)
     position = Position(agent.epoch, agent.next - 1)
     # A point's document follows the segment that holds its record.
-    until(lambda: "last" in {point.id for point in vault.points()}, "the end of the stream in the vault")
-    points = vault.points()
-    consistent_from = vault.timeline().record(agent.epoch).consistent_from
+    until(lambda: "last" in {point.id for point in vault.points.listed()}, "the end of the stream in the vault")
+    points = vault.points.listed()
+    consistent_from = vault.stored.timeline().record(agent.epoch).consistent_from
     for sequence in {position.sequence, *(point.position.sequence for point in points[-6:])}:
         assert sequence >= consistent_from
         _compare(vault, agent, sequence)
@@ -120,7 +120,7 @@ def _check(rig: Rig, agent: SimulatedAgent) -> None:
 
 
 def _compare(vault: MachineVault, agent: SimulatedAgent, sequence: int) -> None:
-    source = vault.open(Position(agent.epoch, sequence), DiskNumber(0))
+    source = vault.disks.open(Position(agent.epoch, sequence), DiskNumber(0))
     found = bytearray(SIZE)
     source.read_into(0, memoryview(found))
     source.close()

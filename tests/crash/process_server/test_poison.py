@@ -60,7 +60,7 @@ def _until(true: Callable[[], bool], what: str) -> None:
 
 
 def _stored(rig: Rig, agent: SimulatedAgent) -> int:
-    return rig.vault.machine(agent.machine).timeline().last(agent.epoch)
+    return rig.vault.machine(agent.machine).stored.timeline().last(agent.epoch)
 
 
 def test_poison_is_refused_before_it_is_acknowledged(tmp_path: Path) -> None:

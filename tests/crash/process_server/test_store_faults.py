@@ -60,7 +60,7 @@ def agent(rig: Rig) -> SimulatedAgent:
 
 
 def stored(rig: Rig, agent: SimulatedAgent) -> int:
-    return rig.vault.machine(agent.machine).timeline().last(agent.epoch) or 0
+    return rig.vault.machine(agent.machine).stored.timeline().last(agent.epoch) or 0
 
 
 @pytest.mark.parametrize("fault", TOLD)
@@ -163,7 +163,7 @@ def test_a_copy_and_a_heal_wait_for_the_store_and_their_epochs_go_on(
         second = SimulatedAgent(machine, healed, 2, size, seed, rig.vault.chunk_hash_key)  # type: ignore[arg-type]
         store.fault = fault
         waits_for_the_store(heal)
-    assert rig.vault.machine(machine).latest().position.epoch == 2
+    assert rig.vault.machine(machine).points.latest().position.epoch == 2
 
 
 def stored_in(store: FaultyStore, agent: SimulatedAgent) -> int:
@@ -221,9 +221,9 @@ def limit_to(rig: Rig, limit: int) -> None:
 
 def test_everything_that_was_acknowledged_is_there(rig: Rig, agent: SimulatedAgent) -> None:
     vault = rig.vault.machine(agent.machine)
-    point = vault.latest()
+    point = vault.points.latest()
     assert point.position.sequence == agent.next - 1
-    source = vault.open(point.position, DiskNumber(0))
+    source = vault.disks.open(point.position, DiskNumber(0))
     found = bytearray(SIZE)
     source.read_into(0, memoryview(found))
     source.close()

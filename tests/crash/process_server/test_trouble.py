@@ -64,7 +64,7 @@ def _send(agent: SimulatedAgent, batches: int) -> None:
 
 
 def _all_stored(rig: Rig, agent: SimulatedAgent) -> bool:
-    return rig.vault.machine(agent.machine).timeline().last(agent.epoch) == agent.next - 1
+    return rig.vault.machine(agent.machine).stored.timeline().last(agent.epoch) == agent.next - 1
 
 
 @pytest.mark.root
@@ -102,7 +102,7 @@ def test_a_full_vault_disk_is_waited_out_in_the_spool(tmp_path: Path) -> None:
         filler = fill(vault)
         _send(agent, batches=8)
         until(lambda: "disk is full" in rig.control.last.store_trouble, "the trouble is not reported")
-        assert rig.vault.machine(agent.machine).timeline().last(agent.epoch) < agent.acknowledged_end() - 1
+        assert rig.vault.machine(agent.machine).stored.timeline().last(agent.epoch) < agent.acknowledged_end() - 1
         filler.unlink()
         until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
         until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
@@ -202,7 +202,7 @@ def test_a_machine_that_cannot_be_opened_holds_up_no_other(tmp_path: Path) -> No
         key.write_bytes(good)
         fresh = Vault.open(open_store(rig.vault_url), OwnerKey.from_file(tmp_path / "owner.key"))
         until(
-            lambda: fresh.machine(broken.machine).timeline().last(broken.epoch) == broken.next - 1,
+            lambda: fresh.machine(broken.machine).stored.timeline().last(broken.epoch) == broken.next - 1,
             "what was acknowledged is not stored once it can be",
         )
         until(lambda: not rig.control.last.stuck, "it is told for ever")

@@ -132,10 +132,12 @@ class Pair:
         until(lambda: self.stored() == self.agent.next - 1, "the vault does not get the end of the stream")
 
     def stored(self) -> int:
-        return self.first.vault.machine(self.machine).timeline().last(Epoch(1)) or 0
+        return self.first.vault.machine(self.machine).stored.timeline().last(Epoch(1)) or 0
 
     def check(self, sequence: int) -> None:
-        source = self.first.vault.machine(self.machine).open(Position(Epoch(1), Sequence(sequence)), DiskNumber(0))
+        source = self.first.vault.machine(self.machine).disks.open(
+            Position(Epoch(1), Sequence(sequence)), DiskNumber(0)
+        )
         found = np.empty(SIZE, np.uint8)
         source.read_into(0, memoryview(found))
         source.close()

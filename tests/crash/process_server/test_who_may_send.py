@@ -115,7 +115,7 @@ def test_a_renewed_certificate_is_let_in_at_its_first_request(rig: Rig) -> None:
 
 
 def _stored(rig: Rig, agent: SimulatedAgent, role: Role, end: int) -> bool:
-    return rig.vault.machine(agent.machine).timeline().run(agent.epoch, role).end >= end
+    return rig.vault.machine(agent.machine).stored.timeline().run(agent.epoch, role).end >= end
 
 
 def _changed(batch: Batch, what: str) -> Batch:

@@ -137,7 +137,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule()
     def what_the_vault_offers_is_true(self) -> None:
         self.far.upload()
-        listed = {point.position for point in self.machine.in_vault.points()}
+        listed = {point.position for point in self.machine.in_vault.points.listed()}
         known = sorted(listed & set(self.machine.states))
         for position in self.random.sample(known, min(3, len(known))):
             self.machine.check(position)
@@ -171,7 +171,7 @@ class StreamMachine(RuleBasedStateMachine):
             assert self.near.backlog.empty
             self.far.upload()
             last = Position(Epoch(self.near.epoch), self.machine.next[batches.Role.JOURNAL] - 1)
-            assert self.machine.in_vault.latest().position == last
+            assert self.machine.in_vault.points.latest().position == last
             self.machine.check(last)
         finally:
             self.near.close()

@@ -64,8 +64,8 @@ def _stream(vault: Vault, machine: MachineId) -> Callable[[int], None]:
     def store_a_segment(number: int) -> None:
         if not writer:
             made = Machine(vault, number, {0: SIZE}, machine)
-            newest = made.in_vault.latest()
-            made.epoch = max(made.in_vault.timeline().epochs)
+            newest = made.in_vault.points.latest()
+            made.epoch = max(made.in_vault.stored.timeline().epochs)
             made.time, made.step = newest.time, STEP
             made.fill()
             made.begin_epoch(newest.position, "resync")

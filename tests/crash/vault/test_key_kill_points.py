@@ -72,7 +72,7 @@ def test_adding_and_removing_an_owner():
     machine.fill()
     machine.begin_epoch(None)
     machine.journal(segments=2, batches=1, count=4)
-    latest = machine.in_vault.latest().position
+    latest = machine.in_vault.points.latest().position
     total = 0
     for first, second in ((OLD, NEW), (NEW, OLD)):
         at = 0
@@ -126,7 +126,7 @@ def test_erasing_a_machine():
         try:
             erase(vault, first.id)
         except Killed:
-            second.check(second.in_vault.latest().position)
+            second.check(second.in_vault.points.latest().position)
             store.at = None
         else:
             break
@@ -139,7 +139,7 @@ def test_erasing_a_machine():
                     collect(fresh, lambda _: ReplicationPolicy(), grace=0)
         with pytest.raises(NotFound, match="erased"):
             Vault.open_with_vault_key(store, bytes.fromhex(first.vault.key_hex)).machine(first.id)
-        second.check(second.in_vault.latest().position)
+        second.check(second.in_vault.points.latest().position)
         assert verify(second.vault, data=True).findings == []
         at += 1
     assert at > 5

@@ -58,7 +58,7 @@ def writes_of_a_whole_run() -> int:
 def test_a_kill_at_every_write_of_upkeep():
     kept = prepared()
     upkeep(kept, KillableStore(kept.vault.store))
-    must_stay = {point.position for point in kept.in_vault.points()}
+    must_stay = {point.position for point in kept.in_vault.points.listed()}
     total = writes_of_a_whole_run()
     assert total > 30
     for at in range(0, total, 1 if SOAK else 1 + total // 40):
@@ -71,7 +71,7 @@ def test_a_kill_at_every_write_of_upkeep():
         for lease in list(machine.vault.store.list("leases/")):  # it would end by itself within an hour
             machine.vault.store.delete(lease.name)
         upkeep(machine, KillableStore(machine.vault.store))
-        assert {point.position for point in machine.in_vault.points()} == must_stay
+        assert {point.position for point in machine.in_vault.points.listed()} == must_stay
         machine.check(max(must_stay))
         machine.check(min(must_stay))
 
@@ -79,7 +79,7 @@ def test_a_kill_at_every_write_of_upkeep():
 def test_a_kill_at_every_write_of_a_base_copy():
     for at in itertools.count():
         machine = prepared()
-        before = machine.in_vault.latest().position
+        before = machine.in_vault.points.latest().position
         machine.disks[0][1000:90_000] = machine.random.randbytes(89_000)
         store = KillableStore(machine.vault.store, at)
         killed = Machine(Vault.open_with_vault_key(store, bytes.fromhex(machine.vault.key_hex)), 1, {0: 512 << 10})

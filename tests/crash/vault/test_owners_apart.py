@@ -149,7 +149,7 @@ class Successor:
     def stream(self, segments: int) -> None:
         self.machine = Machine(self.vault, self.owner.generation, {0: SIZE}, MACHINE)
         self.machine.epoch = self.owner.epochs_from
-        self.machine.time, self.machine.step = self.machine.in_vault.latest().time, STEP
+        self.machine.time, self.machine.step = self.machine.in_vault.points.latest().time, STEP
         self.machine.fill()
         self.machine.begin_epoch(None, "resync")
         for _ in range(segments):
@@ -162,14 +162,14 @@ class Successor:
         assert states(self._place, list(self.offered)) == self.offered
         opened = Vault.open(open_store(self._place.url), OwnerKey.from_file(self._place.key))
         self.machine.in_vault = opened.machine(MACHINE)
-        timeline = self.machine.in_vault.timeline()
+        timeline = self.machine.in_vault.stored.timeline()
         mine = [number for number in timeline.epochs if number > self.owner.epochs_from]
         assert mine == [self.machine.epoch]
         assert timeline.run(Epoch(self.machine.epoch), Role.JOURNAL).behind_gap == []
         for position in self.machine.states:
             if position.epoch == self.machine.epoch:
                 self.machine.check(position)
-        newest = self.machine.in_vault.latest().position
+        newest = self.machine.in_vault.points.latest().position
         assert (newest.epoch, newest.sequence + 1) == (self.machine.epoch, self.machine.next[Role.JOURNAL])
         kept = read_records(opened.store, opened.installation_key)["policies"]
         assert kept.rows == [{"name": self.owner.installation}]
@@ -178,7 +178,7 @@ class Successor:
 def chosen(place: Place) -> list[Position]:
     """Of the points that are offered some of all ages, and the newest."""
     opened = Vault.open(open_store(place.url), OwnerKey.from_file(place.key))
-    offered = [point.position for point in opened.machine(MACHINE).points()]
+    offered = [point.position for point in opened.machine(MACHINE).points.listed()]
     return [*offered[:: max(1, len(offered) // MOST_READ)], offered[-1]]
 
 
@@ -186,8 +186,8 @@ def states(place: Place, positions: list[Position]) -> dict[Position, str]:
     """What those points hold that are still offered."""
     opened = Vault.open(open_store(place.url), OwnerKey.from_file(place.key))
     machine, found = opened.machine(MACHINE), {}
-    for position in {point.position for point in machine.points()} & set(positions):
-        source = machine.open(position, DiskNumber(0))
+    for position in {point.position for point in machine.points.listed()} & set(positions):
+        source = machine.disks.open(position, DiskNumber(0))
         found[position] = hashlib.sha256(read(source, 0, source.size)).hexdigest()
         source.close()
     return found

@@ -86,7 +86,7 @@ def test_every_schedule_leaves_what_was_found_held(seed: int, tmp_path: Path, mo
         server.close()
     for machine in machines:
         machine.in_vault = made.machine(machine.id)
-        for point in machine.in_vault.points():
+        for point in machine.in_vault.points.listed():
             machine.check(point.position)
     assert verify(made, data=True).findings == []
     assert deleted

@@ -113,7 +113,7 @@ class Rig:
         self.machine.fill()
         self.machine.begin_epoch(None)
         self.machine.journal(segments=12, batches=1, count=4)
-        self.machine.begin_epoch(self.machine.in_vault.latest().position, "resync")
+        self.machine.begin_epoch(self.machine.in_vault.points.latest().position, "resync")
         self.machine.journal(segments=6, batches=1, count=4)
         self.offered: dict[str, str] = {}
         self.second: Ownership | None = None
@@ -135,8 +135,8 @@ class Rig:
         """Every point that is offered, and what it holds."""
         opened = Vault.open_with_vault_key(self.store, bytes.fromhex(self.vault.key_hex))
         machine, found = opened.machine(self.machine.id), {}
-        for point in machine.points():
-            source = machine.open(point.position, DiskNumber(0))
+        for point in machine.points.listed():
+            source = machine.disks.open(point.position, DiskNumber(0))
             found[str(point.position)] = hashlib.sha256(read(source, 0, source.size)).hexdigest()
             source.close()
         return found
@@ -222,7 +222,7 @@ def streaming(rig: Rig, opened: Vault) -> None:
     machine = Machine.__new__(Machine)
     machine.__dict__.update(rig.machine.__dict__)
     machine.vault, machine.in_vault = opened, opened.machine(rig.machine.id)
-    machine.begin_epoch(rig.machine.in_vault.latest().position, "resync")
+    machine.begin_epoch(rig.machine.in_vault.points.latest().position, "resync")
     machine.journal(segments=4, batches=1, count=4)
 
 
@@ -235,8 +235,8 @@ def of_the_second(rig: Rig) -> None:
     assert owner is not None
     machine = rig.machine
     machine.vault, machine.in_vault = opened, opened.machine(machine.id)
-    newest = machine.in_vault.timeline()
-    parent = machine.in_vault.latest().position
+    newest = machine.in_vault.stored.timeline()
+    parent = machine.in_vault.points.latest().position
     assert parent.epoch in newest.epochs
     machine.epoch = owner.epochs_from
     machine.begin_epoch(None)
@@ -260,10 +260,10 @@ def test_no_stream_has_two_writers(passes: float) -> None:
         assert not [name for name in late if f"/{owner.epochs_from + 1:08x}" in name]
         assert [name for name in written if name.startswith(mine)]
         machine = rig.machine.in_vault
-        newest = machine.latest()
+        newest = machine.points.latest()
         assert newest.position.epoch == owner.epochs_from + 1, "what came late is not the newest state"
         rig.machine.check(newest.position)
-        assert machine.timeline().run(Epoch(owner.epochs_from + 1), Role.JOURNAL).behind_gap == []
+        assert machine.stored.timeline().run(Epoch(owner.epochs_from + 1), Role.JOURNAL).behind_gap == []
     assert passes >= STREAMED or most > 1, "nothing was written by an older look: that was not tried"
 
 

@@ -34,9 +34,9 @@ def prepared(machine: Machine) -> RecoveryPoint:
     machine.fill()
     machine.begin_epoch(None)
     machine.journal(segments=16, batches=1, count=6)
-    at = machine.in_vault.latest()
+    at = machine.in_vault.points.latest()
     named = RecoveryPoint(PointId("named"), machine.id, at.position, at.time, PointKind.APP_CONSISTENT, "kept")
-    machine.in_vault.put_point(named)
+    machine.in_vault.writing.put_point(named)
     machine.fill()
     machine.begin_epoch(at.position, "resync")
     machine.journal(segments=10, batches=1, count=6)
@@ -59,7 +59,7 @@ def upkeep(vault: Vault, machine: Machine, policy: ReplicationPolicy) -> None:
 
 
 def check_all(machine: Machine, must: set[Position]) -> None:
-    listed = {point.position for point in machine.in_vault.points()}
+    listed = {point.position for point in machine.in_vault.points.listed()}
     assert must <= listed
     for position in listed:
         machine.check(position)
@@ -67,9 +67,9 @@ def check_all(machine: Machine, must: set[Position]) -> None:
 
 
 def must_stay(machine: Machine, named: RecoveryPoint) -> set[Position]:
-    newest = machine.in_vault.latest().time
-    hot = {one.position for one in machine.in_vault.points() if one.time >= newest - POLICY.hot_window * 10**9}
-    return {*hot, named.position, machine.in_vault.latest().position}
+    newest = machine.in_vault.points.latest().time
+    hot = {one.position for one in machine.in_vault.points.listed() if one.time >= newest - POLICY.hot_window * 10**9}
+    return {*hot, named.position, machine.in_vault.points.latest().position}
 
 
 @pytest.mark.parametrize("seed", [*range(14, 26), 43, 49, 57, 69])
@@ -91,8 +91,8 @@ def test_every_schedule_leaves_every_kept_point_whole(seed: int) -> None:
         mine = vaults[3].machine(machine.id)
         while upkeeps_left:
             try:
-                point = machine.random.choice(mine.points())
-                source = mine.open(point.position, DiskNumber(0))
+                point = machine.random.choice(mine.points.listed())
+                source = mine.disks.open(point.position, DiskNumber(0))
             except (NotFound, Damaged):  # given up between the list and the look
                 continue
             for _ in range(5):
@@ -121,7 +121,7 @@ def test_every_schedule_leaves_every_kept_point_whole(seed: int) -> None:
     for _ in range(2):
         upkeep(machine.vault, machine, POLICY)
     check_all(machine, must_stay(machine, named))
-    assert machine.in_vault.resolve(Named("kept")).position == named.position
+    assert machine.in_vault.points.resolve(Named("kept")).position == named.position
 
 
 def _work(folder: str, key: str, machine: str, rounds: int) -> None:
@@ -143,7 +143,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         worker.start()
     while any(worker.is_alive() for worker in workers):
         machine.journal(segments=2, batches=1, count=6)
-        machine.check(machine.in_vault.latest().position)
+        machine.check(machine.in_vault.points.latest().position)
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0

@@ -235,9 +235,9 @@ def test_one_that_is_cancelled_ends_and_its_keys_are_refused_after(site: Site) -
     handed = HandedKeys(MachineId(site.machine_id), held_keys(site.vault, site.machine_id))
     store = open_store(f"file://{site.control.home}/vault")
     vault = Vault.with_keys(store, handed)
-    assert vault.machine(MachineId(site.machine_id)).latest().position == max(site.machine.states)
+    assert vault.machine(MachineId(site.machine_id)).points.latest().position == max(site.machine.states)
     with pytest.raises(Forbidden):
-        vault.machine(MachineId("99999999-9999-4999-8999-999999999999")).latest()
+        vault.machine(MachineId("99999999-9999-4999-8999-999999999999")).points.latest()
     with pytest.raises(Refused):
         vault.add_owner(OwnerKey(bytes(32), "key-file"))
     site.perform(Errand.FINISH)

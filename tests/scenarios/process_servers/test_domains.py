@@ -175,8 +175,8 @@ def test_machines_share_and_learn_within_their_deduplication_domain_only(install
 def check(installation: Installation, machine: SimulatedAgent) -> None:
     """The owner's key opens the newest point of every machine, whatever its domain."""
     found = installation.vault().machine(machine.machine)
-    newest = found.latest().position
-    source = found.open(newest, DiskNumber(0))
+    newest = found.points.latest().position
+    source = found.disks.open(newest, DiskNumber(0))
     data = bytearray(SIZE)
     source.read_into(0, memoryview(data))
     source.close()

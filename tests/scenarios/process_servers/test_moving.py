@@ -88,7 +88,7 @@ def test_a_server_that_dies_costs_no_new_epoch(operator: Operator, second: Secon
     second.start()
     until(lambda: operator.server(SECOND)["spool_bytes"] == 0, "the spool is not stored")
     assert operator.until_sent_to(SECOND).epoch == epoch
-    assert (operator.rig.vault().timeline().last(Epoch(epoch)) or 0) > stored
+    assert (operator.rig.vault().stored.timeline().last(Epoch(epoch)) or 0) > stored
     operator.rig.check("found-again")
 
 
@@ -125,7 +125,7 @@ def unstored(operator: Operator, *, megabytes: int) -> int:
         until(functools.partial(_reported_since, operator, seen), "a report")
     churn(operator.rig.disk.folder, megabytes, "tail")
     until(lambda: operator.server(SECOND)["spool_bytes"] > megabytes * MIB, "the tail does not get into the spool")
-    return int(operator.rig.vault().timeline().last(Epoch(shown.epoch)) or 0)
+    return int(operator.rig.vault().stored.timeline().last(Epoch(shown.epoch)) or 0)
 
 
 def _reported_since(operator: Operator, seen: str) -> bool:

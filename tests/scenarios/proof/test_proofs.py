@@ -104,7 +104,7 @@ def found_and_healed(rig: Rig) -> None:
         points = api.transport.get_list(path, Point)
     by_position = {Position.parse(f"{one.epoch}:{one.sequence}"): one for one in points}
     assert by_position[before].doubts == [place]
-    kept = rig.vault().differences()
+    kept = rig.vault().proofs.differences()
     assert {one.chunk for one in kept} == {chunk}, "where it was found, and where it was sent again, if that is later"
     assert kept[0].affects(before)
     assert kept[0].in_vault == held[chunk * CHUNK :][:CHUNK].tobytes()

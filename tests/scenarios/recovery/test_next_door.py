@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.unit.recovery.test_steps import FAILOVER, OTHER, World
@@ -53,12 +54,12 @@ def test_it_reaches_its_own_disks_and_no_other_machine_s(place: Path, monkeypatc
         source = ExportedDisk(name="0", source=FileDisk(path=disk), overlay=socket.parent / "disk-0")
         return ExportSettings(socket=socket, disks=(source,), shared=True)
 
-    class AnyVault:
-        def disks(self, _position: object) -> dict[int, int]:
+    class AnyDisks:
+        def sizes(self, _position: object) -> dict[int, int]:
             return {0: 1 << 20}
 
     monkeypatch.setattr(served, "export_settings", settings)
-    monkeypatch.setattr(type(world.context), "machine_vault", lambda *_: AnyVault())
+    monkeypatch.setattr(type(world.context), "machine_vault", lambda *_: SimpleNamespace(disks=AnyDisks()))
     object.__setattr__(world.context, "deliveries", {Way.SERVED: served.ServedDelivery(exports)})
     folders = [world.context.files(one).folder for one in (FAILOVER, OTHER)]
     try:

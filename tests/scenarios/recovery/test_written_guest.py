@@ -77,7 +77,7 @@ class World:
             disks=(DiskDescription(DiskNumber(0), "vda", size, boot=True),),
             nics=(NicDescription("eth0", "52:54:00:00:00:01"),),
         )
-        machine.put_description(described, 1)
+        machine.writing.put_description(described, 1)
         copy_base(vault, machine, self.image.disk)
         self.catalog = Catalog(f"sqlite:///{folder / 'catalog.sqlite'}")
         self._fill_catalog()

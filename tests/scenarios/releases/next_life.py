@@ -65,7 +65,7 @@ def go_on(home: Path) -> None:
         found["failovers"] = sorted((row.machine, row.state) for row in failovers.page(tx, limit=100))
     for number, name in enumerate(NAMES):
         machine = context.machine_vault(machine_id(number))
-        source = machine.open(machine.resolve(Latest.ANY).position, DiskNumber(0))
+        source = machine.disks.open(machine.points.resolve(Latest.ANY).position, DiskNumber(0))
         whole = bytearray(source.size)
         source.read_into(0, memoryview(whole))
         found[f"{name} is as it was"] = hashlib.sha256(whole).hexdigest() == (home / f"{name}.sha256").read_text()

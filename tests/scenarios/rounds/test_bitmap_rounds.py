@@ -37,7 +37,7 @@ class Protected:
 
     def points(self, after: int = 0) -> list[tuple[Position, str]]:
         """Position and kind of the points in the vault that are younger than ``after`` (ns)."""
-        return [(point.position, point.kind.value) for point in self.rig.vault().points(after=after)]
+        return [(point.position, point.kind.value) for point in self.rig.vault().points.listed(after=after)]
 
     def listed(self) -> list[str]:
         """The positions that ``farshore point list`` shows."""

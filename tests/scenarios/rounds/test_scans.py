@@ -42,7 +42,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 def kinds(rig: Rig, after: int) -> list[PointKind]:
-    return [point.kind for point in rig.vault().points(after=after)]
+    return [point.kind for point in rig.vault().points.listed(after=after)]
 
 
 def test_the_mode_and_its_rpo_are_told(rig: Rig) -> None:
@@ -57,7 +57,7 @@ def test_what_a_scan_finds_is_sent_and_equal(rig: Rig) -> None:
     (rig.disk.folder / "before").unlink()
     position, disk = rig.frozen_point("equal")  # frozen by the test: nothing is written, so the kernel's counts tell
     same(rig.replica(position), disk)
-    found = next(point for point in rig.vault().points() if point.name == "equal")
+    found = next(point for point in rig.vault().points.listed() if point.name == "equal")
     assert found.kind is PointKind.CRASH_CONSISTENT
 
 

@@ -398,7 +398,7 @@ def test_a_disk_is_a_file_while_it_is_mounted(tmp_path):
     machine.fill()
     machine.begin_epoch(None)
     (tmp_path / "mount").mkdir()
-    source = machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0))
+    source = machine.in_vault.disks.open(machine.in_vault.points.latest().position, DiskNumber(0))
     with mounted(source, tmp_path / "mount", "disk-0.raw") as file:
         assert file.read_bytes() == bytes(machine.disks[0])
     assert list((tmp_path / "mount").iterdir()) == []

@@ -33,11 +33,11 @@ def machine(tmp_path_factory):
         # A batch for each write: every single one has its known state.
         made.journal(segments=1, batches=8, count=1)
         if len(made.states) == 8 * 12 + 1:
-            at = made.in_vault.latest()
+            at = made.in_vault.points.latest()
             quiet = RecoveryPoint(
                 PointId("q"), made.id, at.position, at.time, PointKind.APP_CONSISTENT, "before the upgrade"
             )
-            made.in_vault.put_point(quiet)
+            made.in_vault.writing.put_point(quiet)
     compact(made.in_vault, Tiers(segments=4, fan=3))
     made.folder = folder
     return made

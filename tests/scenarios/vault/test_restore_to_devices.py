@@ -32,7 +32,7 @@ def machine() -> Machine:
 
 @pytest.fixture
 def source(machine: Machine) -> Iterator[BlockSource]:
-    opened = machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0))
+    opened = machine.in_vault.disks.open(machine.in_vault.points.latest().position, DiskNumber(0))
     yield opened
     opened.close()
 

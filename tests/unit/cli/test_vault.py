@@ -235,7 +235,7 @@ def test_chunks_that_differed_are_listed_and_both_versions_written(newest_vault,
     kept = Differing(DiskNumber(1), 2, Position(Epoch(4), Sequence(9)), None, 10**18, "a heal", b"disk", b"copy")
     lost = replace(kept, chunk=3, in_vault=None)
     for one in (kept, lost):
-        opened.machine(MACHINE).put_difference(one)
+        opened.machine(MACHINE).proofs.put_difference(one)
     shown = run("damage", *newest_vault)
     assert "a heal" in shown
     assert "Noted damage: " in shown.splitlines()[-1], "as before"

@@ -178,12 +178,12 @@ def test_the_former_one_may_read_and_not_write(first: Site, tmp_path: Path) -> N
     second = Site(tmp_path, "far")
     adopt(second.settings, tmp_path / "safe.key", second.clock)
     machine = vault.machine(MachineId(MACHINE))
-    assert machine.latest().position.sequence == 15
+    assert machine.points.latest().position.sequence == 15
     name = next(item.name for item in vault.store.list(vault_names.machine_folder(MachineId(MACHINE))))
     with pytest.raises(Displaced, match=r"far\.example"):
         vault.store.delete(name)
     with pytest.raises(Displaced):
-        machine.put_object(f"{name}x", [b"1"])
+        machine.folder.store.put_if_absent(f"{name}x", [b"1"])
     catalog.close()
     first.set_up()  # nor does a start change that
     catalog = first.catalog()

@@ -36,7 +36,7 @@ class PinOffice(Office):
         self.machine.begin_epoch(None)
         self.machine.journal(segments=6, batches=1, count=8)
         at = self.machine.time - 3_000_000_000
-        self.machine.in_vault.put_point(
+        self.machine.in_vault.writing.put_point(
             RecoveryPoint(PointId(NAMED), self.machine.id, AT, at, PointKind.CRASH_CONSISTENT, "before")
         )
         self.services = dataclasses.replace(self.services, vault=OpenVault("memory:///", self.machine.vault))
@@ -115,7 +115,7 @@ def test_a_crash_between_the_vault_and_the_catalog_is_made_good_by_the_next_try(
 def test_a_named_point_is_deleted_and_its_name_is_free(office: PinOffice) -> None:
     assert office.ask("DELETE", NAMED).status == 204
     assert NAMED not in office.listed()
-    assert not any(point.name for point in office.machine.in_vault.points())
+    assert not any(point.name for point in office.machine.in_vault.points.listed())
     office.machine.check(AT)
     assert office.ask("DELETE", NAMED).status == 404
     assert office.kinds() == ["point.deleted"]

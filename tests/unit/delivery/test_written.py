@@ -32,7 +32,7 @@ class World:
             folder=folder / "failovers" / "f1",
             name="web1",
             machine=str(MACHINE),
-            position=str(self.machine.in_vault.latest().position),
+            position=str(self.machine.in_vault.points.latest().position),
             sizes={DiskNumber(number): size for number, size in SIZES.items()},
             vault_url=f"file://{folder / 'vault'}",
             vault_key=vault.key_hex,
@@ -95,7 +95,7 @@ def test_a_disk_that_somebody_deleted_half_way_is_written_anew(world: World) -> 
 def test_another_point_is_another_disk(world: World) -> None:
     world.deliver()
     world.machine.journal(segments=1, batches=1, count=20)
-    world.consignment = replace(world.consignment, position=str(world.machine.in_vault.latest().position))
+    world.consignment = replace(world.consignment, position=str(world.machine.in_vault.points.latest().position))
     world.deliver()
     assert world.is_whole()
 

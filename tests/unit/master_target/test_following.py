@@ -25,19 +25,32 @@ SOAK = bool(os.environ.get("FARSHORE_SOAK"))
 SIZES = {0: (1 << 20) + 512, 1: 400 << 10}
 
 
+class Changed:
+    """An object with some of its methods replaced."""
+
+    def __init__(self, inner: object, **methods: Any) -> None:
+        self._inner = inner
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 class Staged:
     """A MachineVault in which no more than the first stages are there yet."""
 
     def __init__(self, inner: MachineVault, positions: list[Position]) -> None:
         self._inner, self.positions, self.stage = inner, positions, 0
+        self.points = Changed(inner.points, latest=self._latest)
+        self.stored = Changed(inner.stored, anything_after=self._anything_after)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def latest(self, timeline: object = None) -> object:
-        return self._inner.resolve(self.positions[self.stage])
+    def _latest(self, timeline: object = None) -> object:
+        return self._inner.points.resolve(self.positions[self.stage])
 
-    def anything_after(self, position: Position) -> bool:
+    def _anything_after(self, position: Position) -> bool:
         return position != self.positions[self.stage]
 
 

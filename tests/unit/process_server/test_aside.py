@@ -31,6 +31,7 @@ from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.process_server.streams.time_axis import Timing
+from farshore.vault.objects.segments import SealedBatch
 
 NO_VAULT: Any = SimpleNamespace(store=None)
 
@@ -155,8 +156,8 @@ def test_a_frame_that_cannot_be_stored_goes_aside_and_stops_nobody(
     assert kept
     frame = kept[0].read_bytes()
     body = frame[FRAME_HEADER.size :][: FRAME_HEADER.unpack_from(frame)[4]]
-    sealed = stream.vault.sealed_batch(body)
-    assert stream.vault.payload_of(sealed) == bytes(bad[0].payload)
+    sealed = SealedBatch.from_buffer(body, stream.vault.key)
+    assert sealed.payload(stream.vault.key) == bytes(bad[0].payload)
     assert (kept[0].parent / "reason.txt").read_text()
 
     for one in batches(GOOD, 3):
@@ -233,6 +234,6 @@ def test_no_clock_that_a_sender_tells_of_moves_a_time_beyond_63_bits(server: Ser
     stream.receive(replace(second, base_time=LATEST, captured=5), Timing(time.monotonic(), 0))
     until(lambda: stream.idle)
     assert stream.lanes[Role.JOURNAL].stored_time < 1 << 63
-    last = server.vault.machine(GOOD).timeline().run(EPOCH, Role.JOURNAL).chain[-1].segment
+    last = server.vault.machine(GOOD).stored.timeline().run(EPOCH, Role.JOURNAL).chain[-1].segment
     assert last.end == second.end_sequence
     assert last.last_time < 1 << 63

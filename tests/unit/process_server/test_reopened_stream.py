@@ -41,7 +41,7 @@ def test_where_retention_has_merged_and_deleted_the_first_segments(tmp_path) -> 
         for _ in range(2):
             collect(machine.vault, lambda _: POLICY, grace=0)
     epoch = Epoch(machine.epoch)
-    left = machine.in_vault.timeline().run(epoch, Role.JOURNAL)
+    left = machine.in_vault.stored.timeline().run(epoch, Role.JOURNAL)
     assert not left.chain, "the first segments are still there: this would show nothing"
 
     log = SpoolLog(SpoolDisk(tmp_path / "spool"), 64 << 20)

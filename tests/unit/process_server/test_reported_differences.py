@@ -19,7 +19,8 @@ from farshore.model.position import Position
 from farshore.process_server.proving import proofs as proofs_module
 from farshore.process_server.proving.proofs import MOST_REPORTS, SHARE_OF_ONE, Proofs, _report_of
 from farshore.vault import Vault
-from farshore.vault.machine import MachineVault
+from farshore.vault.machine.proofs import MachineProofs
+from farshore.vault.machine.stored import StoredObjects
 from farshore.vault.objects.differences import Differing, affecting
 from farshore.vault.reading import reader_threads
 
@@ -51,7 +52,7 @@ def test_what_was_not_reported_is_reported_by_the_next_server() -> None:
     machine.journal(segments=2, batches=1, count=3)
     kept = [difference(machine, epoch, sequence) for epoch, sequence in ((1, 4), (2, 1), (2, 3))]
     for one in kept:
-        machine.in_vault.put_difference(one)
+        machine.in_vault.proofs.put_difference(one)
     proofs = Proofs(machine.vault)
     assert proofs.reports() == []
     at = Sequence(machine.next[Role.JOURNAL] - 1)
@@ -96,7 +97,7 @@ def test_where_the_vault_cannot_be_read_points_from_before_the_last_proof_are_ma
     unread = Proofs(Vault.open_with_vault_key(machine.vault.store, bytes.fromhex(machine.vault.key_hex)))
     rotten = replace(found, chunk=2, data=disk[2 * CHUNK : 3 * CHUNK])
     assert unread.differ(stream_of(machine, 1), rotten).differs, "the disk's bytes are right, the vault has none"
-    by_chunk = {one.chunk: one for one in machine.in_vault.differences()}
+    by_chunk = {one.chunk: one for one in machine.in_vault.proofs.differences()}
     assert (by_chunk[1].proven, by_chunk[2].proven, by_chunk[2].in_vault) == (proven, None, None)
     assert affecting([by_chunk[1]], states[:3]) == [False, False, True]
     assert affecting([by_chunk[2]], states) == [True] * len(states)
@@ -115,13 +116,13 @@ def test_what_reader_threads_use_for_a_proof_is_rested_for(monkeypatch: pytest.M
     """Segments are opened in threads of their own; the thread that asked for it uses next to nothing."""
     machine, clock = journaled(), threading.local()
     monkeypatch.setattr(reader_threads.time, "thread_time", lambda: getattr(clock, "seconds", 0.0))
-    opened = MachineVault._open_piece
+    opened = StoredObjects.open_piece
 
-    def laborious(vault: Any, piece: Any) -> Any:
+    def laborious(stored: Any, piece: Any) -> Any:
         clock.seconds = getattr(clock, "seconds", 0.0) + 0.5
-        return opened(vault, piece)
+        return opened(stored, piece)
 
-    monkeypatch.setattr(MachineVault, "_open_piece", laborious)
+    monkeypatch.setattr(StoredObjects, "open_piece", laborious)
     at = Sequence(machine.next[Role.JOURNAL] - 1)
     answer = Proofs(machine.vault).prove(stream_of(machine, 1), Proof(ONE, at, np.array([0]), np.zeros((1, 32), "u1")))
     assert answer.cpu_seconds == 1.5
@@ -134,12 +135,12 @@ def test_a_proof_that_fails_is_rested_for_too(monkeypatch: pytest.MonkeyPatch) -
     machine = journaled()
     proofs = Proofs(machine.vault)
 
-    def away(vault: Any, position: Any, *_: Any) -> Any:
+    def away(proofs: Any, position: Any, *_: Any) -> Any:
         for _ in range(100):
-            list(vault._store.list(""))
+            list(proofs._folder.store.list(""))
         raise TryLater("The store is away.", remedy="")
 
-    monkeypatch.setattr(MachineVault, "equal_chunks", away)
+    monkeypatch.setattr(MachineProofs, "equal_chunks", away)
     proof = Proof(ONE, Sequence(machine.next[Role.JOURNAL] - 1), np.array([0]), np.zeros((1, 32), "u1"))
     with pytest.raises(TryLater, match="The store is away"):
         proofs.prove(stream_of(machine, 1), proof)
@@ -166,7 +167,7 @@ def test_points_are_marked_also_where_more_differs_than_is_kept(monkeypatch: pyt
     for chunk in range(4):
         found = Difference(ONE, at, chunk, b"x" * CHUNK, None, "a heal", keep=True)
         assert proofs.differ(stream, found).differs
-    assert [one.chunk for one in machine.in_vault.differences()] == [0, 1]
+    assert [one.chunk for one in machine.in_vault.proofs.differences()] == [0, 1]
     assert [one.start // CHUNK for one in proofs.reports()] == [0, 1, 2, 3]
     assert len(troubles) == 2
 
@@ -175,13 +176,13 @@ def test_a_dear_round_is_rested_for_in_full(monkeypatch: pytest.MonkeyPatch) -> 
     """A round of 915 chunks that scattered writes touched: 10 ms each."""
     machine, clock = journaled(), threading.local()
     monkeypatch.setattr(reader_threads.time, "thread_time", lambda: getattr(clock, "seconds", 0.0))
-    compared = MachineVault.equal_chunks
+    compared = MachineProofs.equal_chunks
 
-    def laborious(vault: Any, *which: Any) -> Any:
+    def laborious(proofs: Any, *which: Any) -> Any:
         clock.seconds = getattr(clock, "seconds", 0.0) + 9.15
-        return compared(vault, *which)
+        return compared(proofs, *which)
 
-    monkeypatch.setattr(MachineVault, "equal_chunks", laborious)
+    monkeypatch.setattr(MachineProofs, "equal_chunks", laborious)
     at = Sequence(machine.next[Role.JOURNAL] - 1)
     answer = Proofs(machine.vault).prove(stream_of(machine, 1), Proof(ONE, at, np.array([0]), np.zeros((1, 32), "u1")))
     assert answer.rest >= 9.15 / SHARE_OF_ONE

@@ -39,7 +39,7 @@ def batch(first: int, seconds: float, kind: RecordKind = RecordKind.MARK, count:
 
 
 def sealed(machine: MachineVault, *batches: Batch) -> list[SealedBatch]:
-    builder = machine.segment_builder(EPOCH, Role.JOURNAL)
+    builder = SegmentBuilder(machine.key, machine.id, EPOCH, Role.JOURNAL)
     return [builder.seal(one) for one in batches]
 
 
@@ -70,30 +70,30 @@ def test_a_stretch_ends(machine: MachineVault, first: int, seconds: float, why: 
 
 
 def put(machine: MachineVault, builder: SegmentBuilder) -> None:
-    machine.put_segment(builder.build())
+    machine.writing.put_segment(builder.build())
 
 
 def test_a_state_behind_hours_of_silence_rests_on_few_segments(machine: MachineVault) -> None:
-    put(machine, machine.recovered_builder(sealed(machine, batch(1, 0.0, RecordKind.ZERO))))
+    put(machine, SegmentBuilder.from_sealed(machine.key, sealed(machine, batch(1, 0.0, RecordKind.ZERO))))
     silence = None
     for number in range(400):
         silence = extended(silence, sealed(machine, batch(2 + number, 10.0 * (1 + number))))
         assert silence is not None
-        builder = machine.segment_builder(EPOCH, Role.JOURNAL)
+        builder = SegmentBuilder(machine.key, machine.id, EPOCH, Role.JOURNAL)
         builder.add(builder.seal(silence.batch()))
         put(machine, builder)
-    put(machine, machine.recovered_builder(sealed(machine, batch(402, 4020.0, RecordKind.ZERO))))
+    put(machine, SegmentBuilder.from_sealed(machine.key, sealed(machine, batch(402, 4020.0, RecordKind.ZERO))))
     disk = EpochDisk(DiskNumber(0), 1 << 20, mapped=False)
-    machine.put_epoch(EpochRecord(EPOCH, "initial", None, Sequence(0), BEGIN, Sequence(1), (disk,)))
-    timeline = machine.timeline()
+    machine.writing.put_epoch(EpochRecord(EPOCH, "initial", None, Sequence(0), BEGIN, Sequence(1), (disk,)))
+    timeline = machine.stored.timeline()
     assert timeline.newest(EPOCH) == (402, BEGIN + 4020 * SECOND)
     chain = timeline.run(EPOCH, Role.JOURNAL).chain
     assert [one.segment.first for one in chain] == [1, 2, 363, 402], "an hour each"
     for sequence, held in ((200, 2), (362, 2), (363, 3), (401, 3)):
         pieces = timeline.cover(EPOCH, Sequence(sequence))
         assert len(pieces) == held
-        found: SegmentIndex = machine.segment_index(pieces[-1].stored)[1]  # type: ignore[arg-type]
+        found: SegmentIndex = machine.stored.segment_index(pieces[-1].stored)[1]  # type: ignore[arg-type]
         assert found.first_sequence <= sequence < found.end_sequence
-    at = machine.points(timeline=timeline)[-1]
+    at = machine.points.listed(timeline=timeline)[-1]
     assert isinstance(chain[1].segment, SegmentName)
     assert (at.position.sequence, at.time) == (402, BEGIN + 4020 * SECOND)

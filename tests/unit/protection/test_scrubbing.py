@@ -78,6 +78,6 @@ def test_damage_is_told_until_the_newest_point_is_whole(catalog: Catalog) -> Non
     scrubbing = Scrubbing(lambda: machine.vault, catalog, days, days=10)
     pass_days(1)
     assert alerts(catalog) == [("vault-damage", subject)]
-    assert machine.begin_epoch(machine.in_vault.latest().position, "resync") > 0
+    assert machine.begin_epoch(machine.in_vault.points.latest().position, "resync") > 0
     pass_days(1)
     assert alerts(catalog) == [("vault-damage-older", subject)]

@@ -58,7 +58,7 @@ def known(catalog: Catalog, machine: Machine) -> None:
 def test_the_catalog_lists_hourly_points_behind_the_hot_window(catalog: Catalog) -> None:
     machine = long_lived(41)
     known(catalog, machine)
-    listed = machine.in_vault.points()
+    listed = machine.in_vault.points.listed()
     newest = listed[-1].time
     with catalog.writing() as tx:
         for number, point in enumerate(listed):
@@ -80,7 +80,7 @@ def test_the_catalog_lists_hourly_points_behind_the_hot_window(catalog: Catalog)
     assert len(hot) == len([point for point in listed if point.time >= newest - 2 * HOUR])
     assert 3 <= len(cold) <= 5
     assert len({time // HOUR for time in cold}) == len(cold)
-    recoverable = {point.time for point in machine.in_vault.points()}
+    recoverable = {point.time for point in machine.in_vault.points.listed()}
     assert set(cold) <= recoverable, "every listed point can be opened"
 
 
@@ -133,9 +133,9 @@ def test_only_nameless_crash_consistent_points_are_thinned() -> None:
 
 def test_a_machine_that_was_forgotten_keeps_its_points(catalog: Catalog) -> None:
     machine = long_lived(44)
-    before = machine.in_vault.points()
+    before = machine.in_vault.points.listed()
     thin_all(machine.vault, catalog, everybody())
-    assert machine.in_vault.points() == before
+    assert machine.in_vault.points.listed() == before
     with catalog.reading() as tx:
         assert machines.every(tx) == []
 
@@ -167,20 +167,20 @@ def test_the_vault_learns_the_retention_of_a_policy_and_of_its_changes(catalog: 
 
 def test_the_points_of_a_machine_that_the_catalog_does_not_know_stay(catalog: Catalog) -> None:
     machine = long_lived(46)
-    before = machine.in_vault.points()
+    before = machine.in_vault.points.listed()
     compact_all(machine.vault, everybody())
     thin_all(machine.vault, catalog, everybody())
     collect_all(machine.vault, catalog, everybody())
-    assert machine.in_vault.points() == before
+    assert machine.in_vault.points.listed() == before
     stored_retention.write(machine.vault, machine.id, ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0))
     thin_all(machine.vault, catalog, everybody())
-    assert len(machine.in_vault.points()) < len(before) / 4, "what the vault knows of it counts"
+    assert len(machine.in_vault.points.listed()) < len(before) / 4, "what the vault knows of it counts"
 
 
 def test_a_pinned_point_is_listed_whatever_the_policy_says(catalog: Catalog) -> None:
     machine = long_lived(47)
     known(catalog, machine)
-    chosen = machine.in_vault.points()[5]
+    chosen = machine.in_vault.points.listed()[5]
     pins.pin(machine.vault, machine.id, chosen.position)
     compact_all(machine.vault, everybody())
     for _ in range(2):

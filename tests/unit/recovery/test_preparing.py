@@ -35,12 +35,18 @@ VIRTIO = replace(DESCRIBED, disks=(replace(DESCRIBED.disks[0], name="vda", boot=
 
 
 class Stored:
-    """The machine in the vault."""
+    """The machine in the vault, and all its parts."""
 
-    def machine_description(self, _position: Position) -> MachineDescription:
+    @property
+    def stored(self) -> Stored:
+        return self
+
+    disks = stored
+
+    def description(self, _position: Position) -> MachineDescription:
         return DESCRIBED
 
-    def disks(self, _position: Position) -> dict[DiskNumber, int]:
+    def sizes(self, _position: Position) -> dict[DiskNumber, int]:
         return {DiskNumber(3): 2 << 20, DiskNumber(1): 1 << 20}
 
 

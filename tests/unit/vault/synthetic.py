@@ -16,6 +16,7 @@ from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequ
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription
 from farshore.model.position import Position
 from farshore.vault import BaseCopy, EpochRecord, MachineVault, OwnerKey, Vault, open_store
+from farshore.vault.objects.segments import SegmentBuilder
 
 MACHINE = MachineId(str(uuid.UUID(int=7)))
 START = 1_700_000_000_000_000_000
@@ -69,12 +70,12 @@ class Machine:
         self.next = {Role.JOURNAL: 1, Role.BASE: 1}
         self.time += self.step
         sizes = [(DiskNumber(number), len(data)) for number, data in self.disks.items()]
-        copy = self.in_vault.base_copy(Epoch(self.epoch), sizes, parent, self.domain)
+        copy = self.in_vault.bases.begin_copy(Epoch(self.epoch), sizes, parent, self.domain)
         sent = sum(self._copy_disk(copy, number) for number in self.disks)
         if overlay:
-            builder = self.in_vault.segment_builder(Epoch(self.epoch), Role.BASE)
+            builder = SegmentBuilder(self.in_vault.key, self.in_vault.id, Epoch(self.epoch), Role.BASE)
             builder.add(builder.seal(self.batch(overlay, Role.BASE)))
-            self.in_vault.put_segment(builder.build())
+            self.in_vault.writing.put_segment(builder.build())
         disks = copy.finish()
         copy.close()
         end = Sequence(self.next[Role.BASE])
@@ -82,17 +83,17 @@ class Machine:
             Epoch(self.epoch), kind, parent, Sequence(0), self.time, end, disks, self.epoch, only_points,
             copy.domain,
         )  # fmt: skip
-        self.in_vault.put_description(self.description, self.epoch)
-        assert self.in_vault.put_epoch(record)
+        self.in_vault.writing.put_description(self.description, self.epoch)
+        assert self.in_vault.writing.put_epoch(record)
         self.states[Position(Epoch(self.epoch), Sequence(0))] = self.here()
         return sent
 
     def journal(self, segments: int, batches: int, count: int) -> None:
         for _ in range(segments):
-            builder = self.in_vault.segment_builder(Epoch(self.epoch), Role.JOURNAL)
+            builder = SegmentBuilder(self.in_vault.key, self.in_vault.id, Epoch(self.epoch), Role.JOURNAL)
             for _ in range(batches):
                 builder.add(builder.seal(self.batch(count)))
-            self.in_vault.put_segment(builder.build())
+            self.in_vault.writing.put_segment(builder.build())
 
     def write(self, kind: RecordKind, disk: int, offset: int, length: int) -> None:
         """A segment of one chosen record, random data where it has any; whole sectors."""
@@ -105,10 +106,10 @@ class Machine:
         self.next[Role.JOURNAL] += 1
         self.time += self.step
         self.states[Position(Epoch(self.epoch), Sequence(first))] = self.here()
-        builder = self.in_vault.segment_builder(Epoch(self.epoch), Role.JOURNAL)
+        builder = SegmentBuilder(self.in_vault.key, self.in_vault.id, Epoch(self.epoch), Role.JOURNAL)
         batch = Batch(self.id, Epoch(self.epoch), Role.JOURNAL, Sequence(first), self.time, rows, payload)
         builder.add(builder.seal(batch))
-        self.in_vault.put_segment(builder.build())
+        self.in_vault.writing.put_segment(builder.build())
 
     def batch(self, count: int, role: Role = Role.JOURNAL) -> Batch:
         """Random records, applied to the disks; the state after each journal batch is kept."""
@@ -131,7 +132,7 @@ class Machine:
     def check(self, position: Position) -> None:
         """Whole disks, random reads and extents at ``position`` equal the model."""
         for number, expected in self.states[position].items():
-            source = self.in_vault.open(position, DiskNumber(number))
+            source = self.in_vault.disks.open(position, DiskNumber(number))
             try:
                 assert source.size == len(expected)
                 assert read(source, 0, source.size) == expected

@@ -20,6 +20,7 @@ from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, Uns
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+from farshore.vault.objects.segments import SealedBatch, SegmentBuilder
 from farshore.vault.reading import whole_file
 
 SIZES = {0: 2 << 20}
@@ -44,7 +45,7 @@ def segments(tmp_path: Path) -> list[Path]:
 
 def opened(machine: Machine, sequence: int) -> bytes:
     fresh = Vault.open_with_vault_key(machine.vault.store, bytes.fromhex(machine.vault.key_hex))
-    source = fresh.machine(machine.id).open(Position(Epoch(1), Sequence(sequence)), DiskNumber(0))
+    source = fresh.machine(machine.id).disks.open(Position(Epoch(1), Sequence(sequence)), DiskNumber(0))
     try:
         return read(source, 0, source.size)
     finally:
@@ -65,9 +66,9 @@ def test_a_missing_segment_is_told_with_its_range(machine, tmp_path):
         opened(machine, 100)
     found = machine.in_vault
     with pytest.raises(Damaged, match=r"records 41 to 80 of epoch 1 .* newest state before it is 1:40"):
-        found.latest()
-    assert found.resolve(Position(Epoch(1), Sequence(40))).position.sequence == 40
-    assert len(found.timeline().gaps()) == 1
+        found.points.latest()
+    assert found.points.resolve(Position(Epoch(1), Sequence(40))).position.sequence == 40
+    assert len(found.stored.timeline().gaps()) == 1
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -171,7 +172,7 @@ def test_an_erased_machine_is_gone_for_good(machine):
 
 
 def test_a_chunk_with_a_wrong_hash_is_not_taken_in(machine):
-    copy = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
+    copy = machine.in_vault.bases.begin_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
     rows = np.zeros(1, CHUNK_ROW)
     rows[0] = (0, 65536, 0, bytes(range(32)))
     with pytest.raises(Damaged, match="hash"):
@@ -180,33 +181,33 @@ def test_a_chunk_with_a_wrong_hash_is_not_taken_in(machine):
 
 
 def test_a_sealed_batch_that_was_altered_or_cut_is_refused(machine):
-    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
     data = b"".join(builder.seal(machine.batch(20)).to_buffers())
-    assert machine.in_vault.sealed_batch(data).header.records == 20
+    assert SealedBatch.from_buffer(data, machine.in_vault.key).header.records == 20
     with pytest.raises(Damaged):
-        machine.in_vault.sealed_batch(data[:-1])
+        SealedBatch.from_buffer(data[:-1], machine.in_vault.key)
     for place in (30, 60, 90, 130):
         broken = bytearray(data)
         broken[place] ^= 1
         with pytest.raises((Damaged, WrongKey)):
-            machine.in_vault.sealed_batch(bytes(broken))
+            SealedBatch.from_buffer(bytes(broken), machine.in_vault.key)
 
 
 def test_a_recovered_builder_seals_nothing_and_order_is_kept(machine):
-    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
     first, second, third = (builder.seal(machine.batch(5)) for _ in range(3))
-    again = machine.in_vault.recovered_builder([first, second])
+    again = SegmentBuilder.from_sealed(machine.in_vault.key, [first, second])
     with pytest.raises(Refused, match="cannot take new batches"):
         again.seal(machine.batch(5))
     builder.add(first)
     assert not builder.accepts(third)
     with pytest.raises(Refused):
         builder.add(third)
-    machine.in_vault.put_segment(again.build())
+    machine.in_vault.writing.put_segment(again.build())
 
 
 def test_a_target_that_exists_is_refused(machine, tmp_path):
-    source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
+    source = machine.in_vault.disks.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
     target = tmp_path / "disk.raw"
     restore_to_raw(source, target)
     assert target.read_bytes() == machine.states[Position(Epoch(1), Sequence(120))][0]
@@ -224,7 +225,7 @@ from pathlib import Path
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 vault = Vault.open(open_store(f"file://{folder}/vault"), OwnerKey.from_file(Path(folder) / "owner.key"))
-source = vault.machine(vault.machines()[0]).open(Position.parse(position), DiskNumber(0))
+source = vault.machine(vault.machines()[0]).disks.open(Position.parse(position), DiskNumber(0))
 restore_to_raw(source, Path(target), lambda done, _all: os.kill(os.getpid(), signal.SIGKILL), replace=True)
 """
 
@@ -238,7 +239,7 @@ def test_a_killed_restore_leaves_nothing_that_passes_for_a_disk(machine, tmp_pat
     assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
     assert part.stat().st_size == len(machine.disks[0])
     assert target.read_bytes() == b"the old one" if replace else not target.exists()
-    source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
+    source = machine.in_vault.disks.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
     with part.open("r+b") as held:
         fcntl.fcntl(held, fcntl.F_OFD_SETLK, whole_file._LOCK)
         with pytest.raises(Refused, match="another restore"):
@@ -255,7 +256,7 @@ def test_a_restore_follows_a_link_but_no_planted_one(machine, tmp_path):
     (elsewhere / "disk.raw").write_bytes(b"old")
     link = tmp_path / "link.raw"
     link.symlink_to(elsewhere / "disk.raw")
-    source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
+    source = machine.in_vault.disks.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
     restore_to_raw(source, link, replace=True)
     assert link.is_symlink()
     assert (elsewhere / "disk.raw").stat().st_size == source.size
@@ -295,7 +296,7 @@ def test_a_restore_from_a_damaged_vault_says_where_and_leaves_no_file(machine, t
     data = bytearray(victim.read_bytes())
     data[100] ^= 1
     victim.write_bytes(data)
-    source = machine.in_vault.open(Position(Epoch(1), Sequence(0)), DiskNumber(0))
+    source = machine.in_vault.disks.open(Position(Epoch(1), Sequence(0)), DiskNumber(0))
     with pytest.raises(Damaged, match=r"Bytes 0 to \d+ of disk 0"):
         restore_to_raw(source, tmp_path / "disk.raw")
     assert not list(tmp_path.glob("disk.raw*"))

@@ -80,7 +80,7 @@ def test_what_was_set_last_counts_in_any_order(rest: int) -> None:
 )
 def test_a_chunk_of_another_length_or_beyond_the_disk_is_refused_before_it_is_stored(chunk: int, length: int) -> None:
     vault = memory_vault()
-    copy = vault.machine(MACHINE, create=True).base_copy(Epoch(1), [(DISK, 9 * CHUNK + 512)], None)
+    copy = vault.machine(MACHINE, create=True).bases.begin_copy(Epoch(1), [(DISK, 9 * CHUNK + 512)], None)
     before = {item.name for item in vault.store.list("chunks/")}
     rows = np.zeros(1, CHUNK_ROW)
     data = bytes([1]) * length

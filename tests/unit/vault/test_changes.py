@@ -48,7 +48,7 @@ def machine() -> Machine:
 
 def bring(machine: Machine, since: Position, until: Position) -> dict[int, bytes] | None:
     """The disks as they are after what changed was written to those of ``since``."""
-    found = changes(machine.in_vault, machine.in_vault.timeline(), since, until)
+    found = changes(machine.in_vault, machine.in_vault.stored.timeline(), since, until)
     if found is None:
         return None
     made = {}
@@ -56,7 +56,7 @@ def bring(machine: Machine, since: Position, until: Position) -> dict[int, bytes
         disk = Disk(data)
         one = found.get(DiskNumber(number), Changes())
         if len(one.chunks):
-            view, _ = machine.in_vault.comparable(until, DiskNumber(number))
+            view, _ = machine.in_vault.disks.comparable(until, DiskNumber(number))
             for chunk in one.chunks.tolist():
                 base = view.below(int(view.bases(chunk, 1).epochs[0]))
                 piece = bytearray(min(CHUNK, len(data) - chunk * CHUNK))
@@ -100,14 +100,14 @@ def test_over_layers_of_compaction(machine: Machine) -> None:
 def test_repeated_after_a_half_of_it_and_towards_a_later_state(machine: Machine) -> None:
     """A crash leaves any part of the writes; the next time begins at the same position and goes further."""
     since, until, later = (sorted(machine.states)[place] for place in (1, 3, 5))
-    found = changes(machine.in_vault, machine.in_vault.timeline(), since, until)
+    found = changes(machine.in_vault, machine.in_vault.stored.timeline(), since, until)
     assert found is not None
     for number, data in machine.states[since].items():
         half = Disk(data)
         torn = machine.states[until][number]
         for block in range(0, len(data), 3 * BLOCK):
             half.data[block : block + BLOCK] = torn[block : block + BLOCK]
-        again = changes(machine.in_vault, machine.in_vault.timeline(), since, later)
+        again = changes(machine.in_vault, machine.in_vault.stored.timeline(), since, later)
         assert again is not None
         apply(again[DiskNumber(number)].writes, len(data), half)
         assert bytes(half.data) == machine.states[later][number]
@@ -119,7 +119,7 @@ def test_only_what_changed_is_written_and_hidden_writes_are_not_read(machine: Ma
         machine.write(RecordKind.WRITE, 0, 40 * BLOCK, 2 * BLOCK)
     machine.write(RecordKind.WRITE, 0, 44 * BLOCK + 512, 1024)
     until = max(machine.states)
-    found = changes(machine.in_vault, machine.in_vault.timeline(), since, until)
+    found = changes(machine.in_vault, machine.in_vault.stored.timeline(), since, until)
     assert found is not None
     assert list(found) == [0]
     disk = Disk(machine.states[since][0])
@@ -129,15 +129,15 @@ def test_only_what_changed_is_written_and_hidden_writes_are_not_read(machine: Ma
 
 def test_what_does_not_grow_out_of_a_position_has_to_be_compared(machine: Machine) -> None:
     early, late = sorted(machine.states)[1], max(machine.states)
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     assert changes(machine.in_vault, timeline, late, early) is None
     machine.go_back(early)
     machine.begin_epoch(early, "failback")
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     assert changes(machine.in_vault, timeline, late, Position(Epoch(2), Sequence(0))) is None
     assert bring(machine, early, Position(Epoch(2), Sequence(0))) == machine.states[Position(Epoch(2), Sequence(0))]
     machine.begin_epoch(None, "resync")
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     assert changes(machine.in_vault, timeline, early, Position(Epoch(3), Sequence(0))) is None
 
 
@@ -149,12 +149,12 @@ def test_what_retention_merged_across_has_to_be_compared() -> None:
     machine.begin_epoch(None)
     machine.journal(segments=24, batches=1, count=6)
     since, until = sorted(machine.states)[2], max(machine.states)
-    assert changes(machine.in_vault, machine.in_vault.timeline(), since, until) is not None
+    assert changes(machine.in_vault, machine.in_vault.stored.timeline(), since, until) is not None
     policy = ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=1)
     apply_retention(machine.in_vault, policy)
     for _ in range(2):
         collect(machine.vault, lambda _machine: policy, grace=0)
-    assert changes(machine.in_vault, machine.in_vault.timeline(), since, until) is None
+    assert changes(machine.in_vault, machine.in_vault.stored.timeline(), since, until) is None
 
 
 def test_bases_and_what_lies_over_them_make_the_whole_disk(machine: Machine) -> None:
@@ -164,7 +164,7 @@ def test_bases_and_what_lies_over_them_make_the_whole_disk(machine: Machine) -> 
     machine.journal(segments=2, batches=1, count=30)
     for position in sorted(machine.states)[::2]:
         for number, expected in machine.states[position].items():
-            view, _key = machine.in_vault.comparable(position, DiskNumber(number))
+            view, _key = machine.in_vault.disks.comparable(position, DiskNumber(number))
             count = -(-len(expected) // CHUNK)
             found = view.bases(0, count)
             disk = Disk(bytes(len(expected)))
@@ -180,11 +180,11 @@ def test_bases_and_what_lies_over_them_make_the_whole_disk(machine: Machine) -> 
 
 def test_it_is_seen_whether_anything_follows(machine: Machine) -> None:
     here = max(machine.states)
-    assert not machine.in_vault.anything_after(here)
-    assert machine.in_vault.anything_after(sorted(machine.states)[-2])
+    assert not machine.in_vault.stored.anything_after(here)
+    assert machine.in_vault.stored.anything_after(sorted(machine.states)[-2])
     machine.journal(segments=1, batches=1, count=1)
-    assert machine.in_vault.anything_after(here)
+    assert machine.in_vault.stored.anything_after(here)
     here = max(machine.states)
     machine.begin_epoch(here, "resync")
     machine.journal(segments=1, batches=1, count=1)
-    assert machine.in_vault.anything_after(here)
+    assert machine.in_vault.stored.anything_after(here)

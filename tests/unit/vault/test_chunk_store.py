@@ -241,7 +241,7 @@ def test_a_vault_has_a_folder_for_each_of_its_domains_and_copies_start_from_it(t
     again = Vault(made.store, made.id, made._keys, indexes=tmp_path)
     machine.vault, machine.in_vault = again, again.machine(machine.id)
     assert machine.begin_epoch(None) == 0, "nothing is sent twice"
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)
     # What no map names is collected, and what comes back from the folder is not taken for held.
     for name in packs_of(made.store):
         made.store.delete(name)
@@ -249,5 +249,5 @@ def test_a_vault_has_a_folder_for_each_of_its_domains_and_copies_start_from_it(t
     again.close()
     machine.vault, machine.in_vault = third, third.machine(machine.id)
     assert machine.begin_epoch(None) > 0
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)
     third.close()

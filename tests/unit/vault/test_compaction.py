@@ -31,7 +31,7 @@ def test_every_state_stays_and_the_last_needs_few_objects(machine):
     machine.journal(segments=40, batches=1, count=20)
     made = compact(machine.in_vault, SMALL)
     assert sorted({name.tier for name in made}) == [0, 1, 2]
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     pieces = timeline.cover(Epoch(1), Sequence(800))
     assert len(pieces) <= 3 + 3 + 4
     assert isinstance(pieces[0].stored, StoredLayer)
@@ -43,12 +43,12 @@ def test_every_state_stays_and_the_last_needs_few_objects(machine):
 
 def test_points_and_times_are_the_same_after_compaction(machine):
     machine.journal(segments=20, batches=2, count=20)
-    before = machine.in_vault.points()
+    before = machine.in_vault.points.listed()
     times = [machine.time - number * STEP // 3 - 7 for number in range(60)]
-    found = [machine.in_vault.resolve(AtTime(time)) for time in times]
+    found = [machine.in_vault.points.resolve(AtTime(time)) for time in times]
     compact(machine.in_vault, SMALL)
-    assert machine.in_vault.points() == before
-    assert [machine.in_vault.resolve(AtTime(time)) for time in times] == found
+    assert machine.in_vault.points.listed() == before
+    assert [machine.in_vault.points.resolve(AtTime(time)) for time in times] == found
 
 
 def test_compaction_goes_on_where_it_stopped(machine):
@@ -101,7 +101,7 @@ def test_a_lost_layer_costs_nothing_while_its_segments_are_there(machine, tmp_pa
 def test_a_lost_segment_behind_a_layer_is_damage_where_it_is_needed(machine, tmp_path):
     machine.journal(segments=8, batches=1, count=20)
     compact(machine.in_vault, SMALL)
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     victim = timeline.run(Epoch(1), Role.JOURNAL).chain[2]
     assert SegmentName.parse(victim.object.name) == victim.segment
     (tmp_path / "vault" / victim.object.name).unlink()
@@ -111,7 +111,7 @@ def test_a_lost_segment_behind_a_layer_is_damage_where_it_is_needed(machine, tmp
 
 
 def levels(machine: Machine, position: Position) -> int:
-    source = machine.in_vault.open(position, DiskNumber(0))
+    source = machine.in_vault.disks.open(position, DiskNumber(0))
     source.close()
     return len(source._levels)
 
@@ -138,8 +138,8 @@ def test_top_layers_grow_with_the_journal(machine):
     for _ in range(4):
         machine.journal(segments=16, batches=1, count=20)
         compact(machine.in_vault, full)
-        pieces = machine.in_vault.timeline().cover(Epoch(1), machine.in_vault.latest().position.sequence)
+        pieces = machine.in_vault.stored.timeline().cover(Epoch(1), machine.in_vault.points.latest().position.sequence)
         found.append(len(pieces))
     assert found[3] >= 3 * found[0]
-    for stored in stored_layers(machine.in_vault.timeline()):
-        assert machine.in_vault.layer(stored).entries <= full.entries
+    for stored in stored_layers(machine.in_vault.stored.timeline()):
+        assert machine.in_vault.stored.layer(stored).entries <= full.entries

@@ -40,7 +40,7 @@ def differing(machine: Machine, position: Position, disk: bytes | None = None) -
     data = machine.states[position][0] if disk is None else disk
     hashes = [chunk_hash(machine.vault.chunk_hash_key, data[chunk * CHUNK :][:CHUNK]) for chunk in CHUNKS.tolist()]
     told = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
-    return CHUNKS[~machine.in_vault.equal_chunks(position, ONE, CHUNKS, told)].tolist()
+    return CHUNKS[~machine.in_vault.proofs.equal_chunks(position, ONE, CHUNKS, told)].tolist()
 
 
 def last(machine: Machine) -> Position:
@@ -72,14 +72,14 @@ def test_a_flipped_bit_in_a_segment_is_found(machine: Machine) -> None:
     alter(machine, "/segments/")
     found = differing(machine, last(machine))
     assert found
-    assert machine.in_vault.stored_chunk(last(machine), ONE, found[0]) is None
+    assert machine.in_vault.proofs.stored_chunk(last(machine), ONE, found[0]) is None
 
 
 @pytest.mark.parametrize(("part", "place"), [("/data/", None), ("/layers/", -300)])
 def test_a_flipped_bit_in_what_was_merged_is_found(machine: Machine, part: str, place: int | None) -> None:
     compact(machine.in_vault, Tiers(segments=4, fan=2))
     apply_retention(machine.in_vault, ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0))
-    kept = [point.position for point in machine.in_vault.points()]
+    kept = [point.position for point in machine.in_vault.points.listed()]
     assert [differing(machine, position) for position in kept] == [[]] * len(kept)
     alter(machine, part, place)
     try:
@@ -106,12 +106,12 @@ def test_both_versions_are_kept_and_the_points_between_are_named(machine: Machin
     at = last(machine)
     proven = sorted(machine.states)[3]
     found = Differing(ONE, 5, at, proven, 99, "a heal", b"on the disk", None)
-    machine.in_vault.put_difference(found)
-    machine.in_vault.put_difference(found)
-    assert machine.in_vault.differences() == [found]
+    machine.in_vault.proofs.put_difference(found)
+    machine.in_vault.proofs.put_difference(found)
+    assert machine.in_vault.proofs.differences() == [found]
     positions = sorted(machine.states)
     assert affecting([found], positions) == [False] * 4 + [True] * (len(positions) - 4)
     assert not found.affects(Position(Epoch(at.epoch), Sequence(at.sequence + 1)))
     assert Differing(ONE, 5, at, None, 99, "", b"", b"").affects(positions[0])
     collect(machine.vault, one_policy(ReplicationPolicy()), grace=0)
-    assert machine.in_vault.differences() == [found]
+    assert machine.in_vault.proofs.differences() == [found]

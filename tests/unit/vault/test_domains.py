@@ -53,7 +53,7 @@ def packs(vault: Vault) -> set[str]:
 
 def answer_about(asking: Machine, block: bytes) -> Verdict:
     """What a machine hears that asks whether the vault has a block, by the hash that it can make."""
-    copy = asking.in_vault.base_copy(Epoch(99), [(DiskNumber(0), SIZE)], None, asking.domain)
+    copy = asking.in_vault.bases.begin_copy(Epoch(99), [(DiskNumber(0), SIZE)], None, asking.domain)
     digest = blake3(block, key=asking.vault.chunk_store(asking.domain).keys.hash).digest()
     verdicts = copy.compare(Comparison(DiskNumber(0), 0, np.frombuffer(digest, np.uint8).reshape(1, 32)))
     copy.close()
@@ -75,7 +75,7 @@ def test_machines_share_chunks_and_answers_within_their_domain_only(mine: str, t
     assert bool(packs(vault) - before) is not shared
     for each in (first, second):
         each.in_vault = reopened(vault).machine(each.id)
-        each.check(each.in_vault.latest().position)
+        each.check(each.in_vault.points.latest().position)
 
 
 def test_a_hash_of_one_domain_says_nothing_in_another() -> None:
@@ -133,7 +133,7 @@ def test_damage_in_a_domain_is_found_and_a_resync_heals_it() -> None:
     assert {one.machine for one in found} == {"", first.id}
     first.vault = vault = reopened(vault)
     first.in_vault = vault.machine(first.id)
-    first.begin_epoch(first.in_vault.latest().position, "resync")
+    first.begin_epoch(first.in_vault.points.latest().position, "resync")
     first.check(max(first.states))
 
 
@@ -178,7 +178,7 @@ def test_a_proof_goes_by_the_hashes_of_the_machines_domain(name: str) -> None:
     digests = [blake3(one, key=key).digest() if any(one) else bytes(32) for one in chunks]
     hashes = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32).copy()
     hashes[3] ^= 1
-    equal = made.in_vault.equal_chunks(newest, DiskNumber(0), np.arange(len(chunks)), hashes)
+    equal = made.in_vault.proofs.equal_chunks(newest, DiskNumber(0), np.arange(len(chunks)), hashes)
     assert np.flatnonzero(~equal).tolist() == [3]
 
 
@@ -321,7 +321,7 @@ def test_a_kill_while_a_domain_is_made_and_first_used() -> None:
             made.vault, made.in_vault = fresh, fresh.machine(made.id)
             made.domain = fresh.domain("a")
             made.begin_epoch(None)
-            made.check(made.in_vault.latest().position)
+            made.check(made.in_vault.points.latest().position)
             lost = [
                 one for one in verify(fresh, data=True).findings if one.object != vault_names.epoch(made.id, Epoch(2))
             ]

@@ -58,7 +58,7 @@ def third_of(first: Machine) -> Machine:
 
 def begun(machine: Machine) -> BaseCopy:
     """A copy that has compared everything and found it known."""
-    copy = machine.in_vault.base_copy(Epoch(1), [(DiskNumber(0), 2 << 20)], None)
+    copy = machine.in_vault.bases.begin_copy(Epoch(1), [(DiskNumber(0), 2 << 20)], None)
     assert machine._copy_disk(copy, 0) == 0
     return copy
 
@@ -66,8 +66,8 @@ def begun(machine: Machine) -> BaseCopy:
 def finish(machine: Machine, copy: BaseCopy) -> None:
     disks = copy.finish()
     record = EpochRecord(Epoch(1), "initial", None, Sequence(0), machine.time, Sequence(1), disks, 1)
-    machine.in_vault.put_description(DESCRIPTION, 1)
-    assert machine.in_vault.put_epoch(record)
+    machine.in_vault.writing.put_description(DESCRIPTION, 1)
+    assert machine.in_vault.writing.put_epoch(record)
     copy.close()
     machine.states[START] = machine.here()
 
@@ -90,7 +90,7 @@ def test_a_copy_that_finishes_after_the_erase_keeps_what_it_found_known(grace):
     collect(reopened(first.vault), lambda _: ReplicationPolicy(), grace=grace)
     finish(third, copy)
     check_after_collections(third)
-    second.check(second.in_vault.latest().position)
+    second.check(second.in_vault.points.latest().position)
 
 
 def test_a_copy_that_finishes_just_before_the_leases_are_read_keeps_what_it_found_known():
@@ -144,7 +144,7 @@ def test_a_kill_anywhere_leaves_the_machine_whole_or_erased_and_nobody_else_touc
             third.epoch = 0
             third.begin_epoch(None)
             check_after_collections(third)
-            second.check(second.in_vault.latest().position)
+            second.check(second.in_vault.points.latest().position)
             try:
                 first.in_vault = reopened(first.vault).machine(first.id)
             except NotFound:
@@ -152,7 +152,7 @@ def test_a_kill_anywhere_leaves_the_machine_whole_or_erased_and_nobody_else_touc
                 assert not list(first.vault.store.list(vault_names.machine_folder(first.id)))
             else:
                 kinds.add("whole")
-                first.check(first.in_vault.latest().position)
+                first.check(first.in_vault.points.latest().position)
                 erase(reopened(first.vault), first.id)
         else:
             break
@@ -178,7 +178,7 @@ def test_a_machine_that_lost_its_key_is_no_erased_one():
     erase(vault, second.id)
     store.put(name, [key])
     first.in_vault = reopened(first.vault).machine(first.id)
-    first.check(first.in_vault.latest().position)
+    first.check(first.in_vault.points.latest().position)
 
 
 def test_a_machine_that_lost_its_key_can_be_erased_and_an_erased_one_gets_no_new_key():

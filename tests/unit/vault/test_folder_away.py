@@ -131,7 +131,7 @@ def test_reads_of_an_export_wait_for_it(machine, away):
         if len(waits) == 3:
             away.come()
 
-    source = machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0))
+    source = machine.in_vault.disks.open(machine.in_vault.points.latest().position, DiskNumber(0))
     patient = PatientSource(source, sleep=sleep, clock=lambda: 0.0)
     away.go()
     assert read(patient, 0, 1 << 20) == whole[: 1 << 20]
@@ -141,7 +141,9 @@ def test_reads_of_an_export_wait_for_it(machine, away):
 
 def test_hydration_goes_on_when_it_is_back(machine, away, tmp_path, monkeypatch):
     overlay = OverlayDevice(
-        machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0)), tmp_path / "overlay", "a point"
+        machine.in_vault.disks.open(machine.in_vault.points.latest().position, DiskNumber(0)),
+        tmp_path / "overlay",
+        "a point",
     )
     hydrating = Hydration({"0": overlay}, rate=0)
     wait, waits = hydrating._stop.wait, []
@@ -165,7 +167,9 @@ def test_hydration_goes_on_when_it_is_back(machine, away, tmp_path, monkeypatch)
 
 def test_hydration_leaves_out_what_is_damaged_and_comes_back_to_it(machine, tmp_path, monkeypatch):
     overlay = OverlayDevice(
-        machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0)), tmp_path / "overlay", "a point"
+        machine.in_vault.disks.open(machine.in_vault.points.latest().position, DiskNumber(0)),
+        tmp_path / "overlay",
+        "a point",
     )
     hydrating = Hydration({"0": overlay}, rate=0)
     victim = max((path for path in (tmp_path / "vault" / "chunks").rglob("*") if path.is_file()), key=os.path.getsize)

@@ -166,8 +166,8 @@ class Walk:
             False, mine.domain,
         )  # fmt: skip
         in_vault = self.servers[one.server].machine(mine.id)
-        in_vault.put_description(DESCRIPTION, mine.epoch)
-        assert in_vault.put_epoch(record)
+        in_vault.writing.put_description(DESCRIPTION, mine.epoch)
+        assert in_vault.writing.put_epoch(record)
         one.copy.close()
         mine.states[Position(Epoch(mine.epoch), Sequence(0))] = mine.here()
         mine.check(max(mine.states))
@@ -243,7 +243,7 @@ class Walk:
 
     def check_all(self) -> None:
         for machine in self.machines:
-            for point in machine.in_vault.points():
+            for point in machine.in_vault.points.listed():
                 machine.check(point.position)
         assert verify(self.upkeep, data=True).findings == []
 

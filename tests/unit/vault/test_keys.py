@@ -175,25 +175,25 @@ def test_an_erased_machine_is_gone_at_once_with_what_it_alone_had():
     assert not any(bytes(store.get(item.name)) == key for item in store.list(""))
     with pytest.raises(NotFound, match="erased"):
         first.vault.machine(first.id)
-    second.check(second.in_vault.latest().position)
+    second.check(second.in_vault.points.latest().position)
     assert verify(second.vault, data=True).findings == []
     # The chunk store that was open then knows that the chunks are gone.
     third = Machine(first.vault, 83, {0: 2 << 20}, MachineId(first.id.replace("7", "5")))
     third.disks = first.disks
     assert third.begin_epoch(None) >= 16
-    third.check(third.in_vault.latest().position)
+    third.check(third.in_vault.points.latest().position)
     collect(first.vault, lambda _: ReplicationPolicy(), grace=0)
-    third.check(third.in_vault.latest().position)
-    second.check(second.in_vault.latest().position)
+    third.check(third.in_vault.points.latest().position)
+    second.check(second.in_vault.points.latest().position)
 
 
 def test_what_an_erased_machine_shares_a_pack_with_is_told():
     first, second = two_machines()
     second.disks[0][: 64 << 10] = first.disks[0][1 << 20 : (1 << 20) + (64 << 10)]
-    second.begin_epoch(second.in_vault.latest().position, "resync")
+    second.begin_epoch(second.in_vault.points.latest().position, "resync")
     done = erase(first.vault, first.id)
     assert 15 * (64 << 10) <= done.left < 15.1 * (64 << 10)
-    second.check(second.in_vault.latest().position)
+    second.check(second.in_vault.points.latest().position)
 
 
 def test_chunks_are_left_where_a_copy_under_way_may_use_them():

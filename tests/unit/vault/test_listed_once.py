@@ -8,6 +8,7 @@ from farshore.formats import vault_names
 from farshore.formats.batch import Role
 from farshore.model.identifiers import Epoch
 from farshore.vault import open_store
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.stores.counted import CountedStore
 from farshore.vault.stores.listed_once import ListedOnce
 from farshore.vault.upkeep.compaction import compact
@@ -105,11 +106,11 @@ def test_a_segment_that_reaches_over_the_end_of_a_layer_is_indexed_all_the_same(
     """What a process server cuts anew after a crash, and what holds all marks of a silence, begins before it."""
     machine, _, _ = journal(64)
     assert len(compact(machine.in_vault)) == 1
-    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
-    old = machine.in_vault.timeline().behind(Epoch(1), 129)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
+    old = machine.in_vault.stored.timeline().behind(Epoch(1), 129)
     assert (old.chain, old.end) == ([], 129)
     builder.add(builder.seal(machine.batch(4)))
-    machine.in_vault.put_segment(builder.build())
-    found = machine.in_vault.timeline().behind(Epoch(1), 131)  # inside that segment, as if a layer ended there
+    machine.in_vault.writing.put_segment(builder.build())
+    found = machine.in_vault.stored.timeline().behind(Epoch(1), 131)  # inside that segment, as if a layer ended there
     assert found.end == 133
     assert len(found.chain) == 1

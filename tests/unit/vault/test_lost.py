@@ -63,16 +63,16 @@ def findings(machine: Machine) -> list[str]:
 def test_a_merged_layer_that_is_gone_is_found_and_latest_is_refused():
     machine = merged()
     assert findings(machine) == []
-    layers = sorted(machine.in_vault.timeline().data_layers(Epoch(1)), key=lambda one: one.layer.first)
+    layers = sorted(machine.in_vault.stored.timeline().data_layers(Epoch(1)), key=lambda one: one.layer.first)
     lost = layers[1]
     machine.vault.store.delete(lost.object.name)
     (found,) = findings(machine)
     assert f"Records {lost.layer.first} to {lost.layer.end - 1} before it are missing" in found
     with pytest.raises(Damaged, match=f"records {lost.layer.first} to {lost.layer.end - 1} of epoch 1") as refused:
-        machine.in_vault.latest()
+        machine.in_vault.points.latest()
     older = Position(Epoch(1), Sequence(lost.layer.first - 1))
     assert f"--position {older}" in refused.value.remedy
-    machine.check(machine.in_vault.resolve(older).position)
+    machine.check(machine.in_vault.points.resolve(older).position)
 
 
 def test_an_epoch_whose_parents_document_is_gone_is_found_and_offers_no_points():
@@ -80,9 +80,9 @@ def test_an_epoch_whose_parents_document_is_gone_is_found_and_offers_no_points()
     machine.vault.store.delete(vault_names.epoch(machine.id, Epoch(1)))
     found = findings(machine)
     assert any(vault_names.epoch(machine.id, Epoch(2)) in one and "rests on" in one for one in found)
-    assert machine.in_vault.points() == []
+    assert machine.in_vault.points.listed() == []
     with pytest.raises(Damaged):
-        machine.in_vault.latest()
+        machine.in_vault.points.latest()
     objects = list(machine.vault.store.list("machines/"))
     for _ in range(2):
         done = collect(machine.vault, lambda _: POLICY, grace=0)
@@ -104,15 +104,15 @@ def test_a_newest_epochs_document_that_is_gone_is_found_and_latest_is_refused():
     machine.vault.store.delete(name)
     assert [one for one in findings(machine) if one.startswith(name)]
     with pytest.raises(Damaged, match=r"epoch 2.*newest state before it is 1:12"):
-        machine.in_vault.latest()
-    machine.check(machine.in_vault.resolve(Position(Epoch(1), Sequence(12))).position)
+        machine.in_vault.points.latest()
+    machine.check(machine.in_vault.points.resolve(Position(Epoch(1), Sequence(12))).position)
     # A resync makes new states; what the document would open stays as long as older states do.
-    machine.in_vault.put_description(machine.in_vault.machine_description(), 3)
+    machine.in_vault.writing.put_description(machine.in_vault.stored.description(), 3)
     machine.epoch = 2
     machine.begin_epoch(Position(Epoch(1), Sequence(12)), "resync")
     for _ in range(2):
         collect(reopen(machine), lambda _: POLICY, grace=0)
-    assert machine.in_vault.latest().position.epoch == 3
+    assert machine.in_vault.points.latest().position.epoch == 3
     machine.vault.store.put(name, [document])
     reopen(machine)
     machine.check(Position(Epoch(2), Sequence(12)))
@@ -124,7 +124,7 @@ def test_an_epoch_whose_copy_was_broken_off_is_no_finding():
     machine.next = dict.fromkeys(machine.next, 1)
     machine.journal(2, 1, 4)
     assert findings(machine) == []
-    assert machine.in_vault.latest().position == Position(Epoch(2), Sequence(12))
+    assert machine.in_vault.points.latest().position == Position(Epoch(2), Sequence(12))
 
 
 def lose_segment(machine: Machine, epoch: int, which: int) -> None:
@@ -133,25 +133,25 @@ def lose_segment(machine: Machine, epoch: int, which: int) -> None:
 
 
 def put_point(machine: Machine, at: Position, name: str, moment: int) -> None:
-    machine.in_vault.put_point(
+    machine.in_vault.writing.put_point(
         RecoveryPoint(PointId(name), machine.id, at, moment, PointKind.APP_CONSISTENT, name),
     )
 
 
 def test_a_time_or_an_app_consistent_point_behind_a_gap_is_refused_and_others_are_given():
     machine = two_epochs()
-    times = {point.position: point.time for point in machine.in_vault.points()}
+    times = {point.position: point.time for point in machine.in_vault.points.listed()}
     put_point(machine, Position(Epoch(1), Sequence(4)), "early", times[Position(Epoch(1), Sequence(4))])
     lose_segment(machine, 1, 1)
     machine.begin_epoch(None, "resync")  # rests on nothing older: the newest state is whole
     reopen(machine)
-    assert machine.in_vault.latest().position == Position(Epoch(3), Sequence(0))
+    assert machine.in_vault.points.latest().position == Position(Epoch(3), Sequence(0))
     with pytest.raises(Damaged, match="records 5 to 8 of epoch 1"):
-        machine.in_vault.resolve(AtTime(times[Position(Epoch(1), Sequence(12))]))
+        machine.in_vault.points.resolve(AtTime(times[Position(Epoch(1), Sequence(12))]))
     with pytest.raises(Damaged, match="records 5 to 8 of epoch 1"):
-        machine.in_vault.resolve(Latest.APP_CONSISTENT)
+        machine.in_vault.points.resolve(Latest.APP_CONSISTENT)
     early = times[Position(Epoch(1), Sequence(4))]
-    assert machine.in_vault.resolve(AtTime(early)).position == Position(Epoch(1), Sequence(4))
+    assert machine.in_vault.points.resolve(AtTime(early)).position == Position(Epoch(1), Sequence(4))
 
 
 @pytest.mark.parametrize("chunks", [False, True])
@@ -188,7 +188,7 @@ def test_a_scrub_of_a_running_server_finds_a_descriptor_that_is_gone():
 def test_a_machine_without_states_and_an_unknown_one_are_not_taken_for_damage():
     machine = Machine(memory_vault(), 10, {0: 64 << 10})
     with pytest.raises(NotFound):
-        machine.in_vault.latest()
+        machine.in_vault.points.latest()
     assert verify(machine.vault).findings == []
     with pytest.raises(NotFound, match="never protected"):
         machine.vault.machine(MachineId(machine.id.replace("7", "3")))
@@ -199,13 +199,15 @@ def test_an_epoch_that_is_just_being_completed_is_not_taken_for_lost():
     store = machine.vault.store
     name = vault_names.epoch(machine.id, Epoch(2))
     document = bytes(store.get(name))
-    copy = machine.in_vault.base_copy(Epoch(3), [], None)  # as if it had stored the description, and no document yet
-    machine.in_vault.put_description(DESCRIPTION, 3)
+    copy = machine.in_vault.bases.begin_copy(
+        Epoch(3), [], None
+    )  # as if it had stored the description, and no document yet
+    machine.in_vault.writing.put_description(DESCRIPTION, 3)
     assert findings(machine) == []
-    assert machine.in_vault.latest().position.epoch == 2
+    assert machine.in_vault.points.latest().position.epoch == 2
     copy.close()
     with pytest.raises(Damaged, match="epoch 3"):
-        reopen(machine).machine(machine.id).latest()
+        reopen(machine).machine(machine.id).points.latest()
     # One that was complete before a copy began is lost, whoever copies.
     store.delete(vault_names.description(machine.id, 3))
     store.delete(name)
@@ -214,7 +216,7 @@ def test_an_epoch_that_is_just_being_completed_is_not_taken_for_lost():
     late = vault_names.lease("copy", "1")
     store.put(late, seal_document(machine.vault.upkeep_key, late, {**fields, "began": later, "renewed": later}).buffers)
     with pytest.raises(Damaged, match="epoch 2"):
-        reopen(machine).machine(machine.id).latest()
+        reopen(machine).machine(machine.id).points.latest()
     store.put(name, [document])
     assert findings(machine) == []
 

@@ -13,6 +13,7 @@ from farshore.formats.record import RECORD, RecordKind
 from farshore.model.identifiers import BLOCK, DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import restore_to_raw
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.upkeep.compaction import Tiers, compact
 
 
@@ -32,12 +33,12 @@ def test_every_order_of_four_neighbours(compacted, tmp_path):
     for first in range(0, len(rows), 48):
         part = rows[first : first + 48]
         data = bytes(payload[first * BLOCK : (first + 48) * BLOCK])
-        builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+        builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
         builder.add(builder.seal(Batch(MACHINE, Epoch(1), Role.JOURNAL, Sequence(first + 1), START, part, data)))
-        machine.in_vault.put_segment(builder.build())
+        machine.in_vault.writing.put_segment(builder.build())
     if compacted:
         assert compact(machine.in_vault, Tiers(segments=2))
-    source = machine.in_vault.open(Position(Epoch(1), Sequence(96)), DiskNumber(0))
+    source = machine.in_vault.disks.open(Position(Epoch(1), Sequence(96)), DiskNumber(0))
     assert read(source, 0, source.size) == disk
     for first, last in itertools.combinations(range(0, 96, 3), 2):
         assert read(source, first * BLOCK, (last - first) * BLOCK) == disk[first * BLOCK : last * BLOCK]

@@ -55,7 +55,7 @@ def is_there(machine: Machine, position: Position) -> bool:
 def named(machine: Machine, name: str, sequence: int, time: int) -> RecoveryPoint:
     at = Position(Epoch(1), Sequence(sequence))
     made = RecoveryPoint(PointId(f"id-{name}"), machine.id, at, time, PointKind.CRASH_CONSISTENT, name)
-    machine.in_vault.put_point(made)
+    machine.in_vault.writing.put_point(made)
     return made
 
 
@@ -66,7 +66,7 @@ def test_a_pinned_state_outlives_every_upkeep_and_goes_when_it_is_unpinned(machi
     upkeep(machine)
     assert is_there(machine, OLD)
     assert not is_there(machine, Position(Epoch(1), Sequence(40))), "others go"
-    assert OLD in {one.position for one in machine.in_vault.points()}
+    assert OLD in {one.position for one in machine.in_vault.points.listed()}
     assert verify(machine.vault, data=True).findings == []
     assert pins.unpin(machine.vault, machine.id, OLD) is True
     assert pins.unpin(machine.vault, machine.id, OLD) is False
@@ -123,7 +123,8 @@ def test_a_pin_that_comes_while_ranges_are_merged_holds(machine: Machine, monkey
     apply_retention(machine.in_vault, NARROW)
     monkeypatch.undo()
     assert any(
-        one.layer.first <= OLD.sequence < one.layer.end - 1 for one in machine.in_vault.timeline().data_layers(Epoch(1))
+        one.layer.first <= OLD.sequence < one.layer.end - 1
+        for one in machine.in_vault.stored.timeline().data_layers(Epoch(1))
     )
     upkeep(machine)
     assert is_there(machine, OLD)
@@ -160,7 +161,7 @@ def test_a_deleted_point_loses_its_name_and_keeps_its_state(machine: Machine) ->
     made = named(machine, "before", 400, machine.time - 70 * MINUTE)
     assert pins.delete_point(machine.vault, machine.id, Named("before")) == made
     with pytest.raises(NotFound):
-        machine.in_vault.resolve(Named("before"))
+        machine.in_vault.points.resolve(Named("before"))
     machine.check(made.position)
     with pytest.raises(NotFound):
         pins.delete_point(machine.vault, machine.id, Named("before"))
@@ -173,23 +174,23 @@ def test_pinned_points_and_moments_of_the_stream_are_not_deleted(machine: Machin
         pins.delete_point(machine.vault, machine.id, Named("kept"))
     with pytest.raises(Refused, match="cut by Farshore itself"):
         pins.delete_point(machine.vault, machine.id, Position(Epoch(1), Sequence(200)))
-    assert machine.in_vault.resolve(Named("kept")) == made
+    assert machine.in_vault.points.resolve(Named("kept")) == made
 
 
 def test_a_named_point_goes_by_retention_unless_it_is_pinned(machine: Machine) -> None:
-    oldest = machine.in_vault.points()[0].time
+    oldest = machine.in_vault.points.listed()[0].time
     for name, sequence in (("gone", 44), ("stays", 51)):
         named(machine, name, sequence, oldest + sequence * MINUTE)
     pins.pin(machine.vault, machine.id, Named("stays"))
     upkeep(machine)
-    assert machine.in_vault.resolve(Named("stays")).position.sequence == 51
+    assert machine.in_vault.points.resolve(Named("stays")).position.sequence == 51
     with pytest.raises(NotFound):
-        machine.in_vault.resolve(Named("gone"))
+        machine.in_vault.points.resolve(Named("gone"))
 
 
 def test_an_open_reader_reads_a_pinned_state_as_it_was(machine: Machine) -> None:
     pins.pin(machine.vault, machine.id, OLD)
-    source = machine.in_vault.open(OLD, DiskNumber(0))
+    source = machine.in_vault.disks.open(OLD, DiskNumber(0))
     upkeep(machine)
     assert read(source, 0, source.size) == machine.states[OLD][0]
     source.close()
@@ -228,14 +229,14 @@ def test_a_damaged_retention_lets_nothing_go_and_is_written_anew(machine: Machin
     stored_retention.write(machine.vault, machine.id, NARROW)
     name = next(iter(machine.vault.store.list(vault_names.retention_folder(machine.id)))).name
     machine.vault.store.put(name, [b"x" * 200])
-    before = machine.in_vault.points()
+    before = machine.in_vault.points.listed()
 
     def policy_of(one: MachineId) -> ReplicationPolicy:
         return stored_retention.stored_or_all(machine.vault, one)
 
     done = maintain(machine.vault, policy_of, grace=0)
     assert machine.id in done.troubles
-    assert machine.in_vault.points() == before
+    assert machine.in_vault.points.listed() == before
     assert stored_retention.write(machine.vault, machine.id, NARROW) is True
     assert stored_retention.read(machine.vault, machine.id) is not None
 

@@ -45,7 +45,7 @@ def go_on(machine: Machine, epochs: int) -> None:
 
 def levels(machine: Machine) -> Iterator[int]:
     for position in sorted(machine.states):
-        source = machine.in_vault.open(position, DiskNumber(0))
+        source = machine.in_vault.disks.open(position, DiskNumber(0))
         source.close()
         yield len(source._levels)
 
@@ -83,7 +83,7 @@ def test_older_epochs_go_when_no_point_of_theirs_is_kept(machine):
         apply_retention(machine.in_vault, NEWEST_ONLY)
         for _ in range(2):
             collect(machine.vault, lambda _machine: NEWEST_ONLY, grace=0)
-        return set(machine.in_vault.timeline().epochs)
+        return set(machine.in_vault.stored.timeline().epochs)
 
     assert look_after() == {1, 2, 3, 4}, "the newest rests on all of them"
     assert rebase(machine.in_vault, longest=2) == [Epoch(4)]
@@ -99,7 +99,7 @@ def test_who_has_a_state_open_through_the_older_epochs_reads_on(machine):
     machine.journal(8, 1, 3)
     newest = max(machine.states)
     key = bytes.fromhex(machine.vault.key_hex)
-    source = Vault.open_with_vault_key(machine.vault.store, key, cache_bytes=1).machine(machine.id).open(
+    source = Vault.open_with_vault_key(machine.vault.store, key, cache_bytes=1).machine(machine.id).disks.open(
         newest, DiskNumber(0)
     )  # fmt: skip
     rebase(machine.in_vault, longest=0)
@@ -130,14 +130,14 @@ def test_disks_that_grew_shrank_came_and_went(machine):
 
 def test_a_collector_leaves_the_maps_of_an_epoch_that_is_being_rebased(machine, monkeypatch):
     go_on(machine, 2)
-    put = machine.in_vault.put_rebased
+    put = machine.in_vault.writing.put_rebased
 
     def collect_first(record: EpochRecord) -> bool:
         for _ in range(3):
             collect(machine.vault, lambda _machine: NEWEST_ONLY, grace=0)
         return put(record)
 
-    monkeypatch.setattr(machine.in_vault, "put_rebased", collect_first)
+    monkeypatch.setattr(machine.in_vault.writing, "put_rebased", collect_first)
     assert rebase(machine.in_vault, longest=1) == [Epoch(3)]
     machine.check(max(machine.states))
     assert verify(machine.vault, data=True).findings == []
@@ -145,7 +145,7 @@ def test_a_collector_leaves_the_maps_of_an_epoch_that_is_being_rebased(machine, 
 
 def test_where_something_cannot_be_read_the_epoch_stays_on_its_parent(machine):
     go_on(machine, 2)
-    segment = next(machine.in_vault.timeline().segments(Epoch(2))).object
+    segment = next(machine.in_vault.stored.timeline().segments(Epoch(2))).object
     store = machine.vault.store
     data = bytearray(store.get(segment.name))
     data[len(data) // 3] ^= 1
@@ -153,7 +153,7 @@ def test_where_something_cannot_be_read_the_epoch_stays_on_its_parent(machine):
     fresh = Vault.open_with_vault_key(store, bytes.fromhex(machine.vault.key_hex)).machine(machine.id)
     with pytest.raises(Damaged):
         rebase(fresh, longest=1)
-    assert fresh.timeline().epochs[Epoch(3)].parent is not None
+    assert fresh.stored.timeline().epochs[Epoch(3)].parent is not None
 
 
 def test_a_lost_or_damaged_document_of_a_rebased_epoch_never_gives_other_bytes(machine):
@@ -174,7 +174,7 @@ def test_a_lost_or_damaged_document_of_a_rebased_epoch_never_gives_other_bytes(m
     for damage in (lambda: store.put(name, [whole[:-9]]), lambda: store.delete(name)):
         damage()
         with pytest.raises(Damaged):
-            machine.in_vault.open(newest, DiskNumber(0))
+            machine.in_vault.disks.open(newest, DiskNumber(0))
         assert verify(machine.vault).findings != []
         store.put(name, [whole])
     machine.check(newest)
@@ -192,6 +192,6 @@ def test_who_is_killed_leaves_what_the_next_one_completes(machine):
             continue
         break
     assert at > 5
-    assert {record.parent for record in machine.in_vault.timeline().epochs.values()} == {None}
+    assert {record.parent for record in machine.in_vault.stored.timeline().epochs.values()} == {None}
     for position in machine.states:
         machine.check(position)

@@ -15,6 +15,7 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault import AtTime, EpochRecord, Named
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.upkeep.collection import collect
 from farshore.vault.upkeep.compaction import Tiers, compact
 from farshore.vault.upkeep.retention import apply_retention, plan_retention
@@ -46,7 +47,7 @@ def run(machine: Machine, policy: ReplicationPolicy = POLICY) -> tuple[int, int]
 
 def check_what_is_left(machine: Machine) -> set[Position]:
     """Every listed point is right; every other state is refused or right."""
-    listed = {point.position for point in machine.in_vault.points()}
+    listed = {point.position for point in machine.in_vault.points.listed()}
     for position in machine.states:
         try:
             machine.check(position)
@@ -61,8 +62,8 @@ def test_the_hot_window_stays_and_older_points_are_thinned(machine):
     assert deleted > 0
     assert objects > 50
     listed = check_what_is_left(machine)
-    newest = machine.in_vault.latest().time
-    hot = [point for point in machine.in_vault.points() if point.time > newest - POLICY.hot_window * 10**9]
+    newest = machine.in_vault.points.latest().time
+    hot = [point for point in machine.in_vault.points.listed() if point.time > newest - POLICY.hot_window * 10**9]
     assert len(hot) >= 2 * 60 // 7
     assert len(hot) + 4 <= len(listed) <= len(hot) + 4 + 2 + 60 // 7 + 1
     assert run(machine) == (0, 0)
@@ -73,7 +74,7 @@ def test_retention_goes_on_with_time_and_thins_hours_to_days(machine):
         machine.journal(segments=110, batches=1, count=6)  # 9.3 hours each
         run(machine)
     listed = check_what_is_left(machine)
-    days = {point.time // (86400 * 10**9) for point in machine.in_vault.points()}
+    days = {point.time // (86400 * 10**9) for point in machine.in_vault.points.listed()}
     assert len(days) <= 4  # the base, two days, today
     assert len(listed) < 40
 
@@ -101,20 +102,20 @@ def test_named_and_leased_points_stay(machine):
         PointKind.APP_CONSISTENT,
         "n",
     )
-    machine.in_vault.put_point(named)
+    machine.in_vault.writing.put_point(named)
     used = Position(Epoch(1), Sequence(16))
-    source = machine.in_vault.open(used, DiskNumber(0))
+    source = machine.in_vault.disks.open(used, DiskNumber(0))
     pins = [used]
     apply_retention(machine.in_vault, POLICY, pins)
     for _ in range(3):
         collect(machine.vault, lambda _: POLICY, grace=0)
     assert read(source, 0, source.size) == machine.states[used][0]
-    assert machine.in_vault.resolve(Named("n")).position == named.position
+    assert machine.in_vault.points.resolve(Named("n")).position == named.position
     source.close()
     run(machine)
     with pytest.raises((NotFound, Damaged)):
-        machine.in_vault.open(used, DiskNumber(0))
-    again = machine.in_vault.open(named.position, DiskNumber(0))
+        machine.in_vault.disks.open(used, DiskNumber(0))
+    again = machine.in_vault.disks.open(named.position, DiskNumber(0))
     again.close()
 
 
@@ -128,7 +129,7 @@ def test_what_is_condemned_cannot_be_opened_and_has_its_grace(machine):
     assert found.condemned > 0
     assert found.deleted_objects == 0
     with pytest.raises(NotFound, match="merged position"):
-        machine.in_vault.open(old, DiskNumber(0))
+        machine.in_vault.disks.open(old, DiskNumber(0))
     generous = ReplicationPolicy(hot_window=10**6)
     assert collect(machine.vault, lambda _: generous, grace=0).deleted_objects == 0
 
@@ -154,18 +155,18 @@ def test_a_parent_epoch_stays_as_far_as_its_child_needs(machine):
     run(machine)
     listed = check_what_is_left(machine)
     assert min(position.epoch for position in listed) in (1, 2)
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)
 
 
 def test_an_epoch_that_is_being_copied_is_left_alone(machine):
     machine.journal(segments=5, batches=1, count=8)
-    copy = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
+    copy = machine.in_vault.bases.begin_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
     machine.disks = {0: bytearray(machine.random.randbytes(2 << 20))}
     machine._copy_disk(copy, 0)
     disks = copy.finish()
     for _ in range(3):
         collect(machine.vault, lambda _: POLICY, grace=0)
-    assert machine.in_vault.base_map(Epoch(2), DiskNumber(0), disks[0].map).chunks == 32
+    assert machine.in_vault.stored.base_map(Epoch(2), DiskNumber(0), disks[0].map).chunks == 32
     machine.epoch, machine.next = 1, machine.next
     assert disks[0].mapped
     names = [item.name for item in machine.vault.store.list(vault_names.CHUNKS)]
@@ -175,14 +176,14 @@ def test_an_epoch_that_is_being_copied_is_left_alone(machine):
 
 def test_what_a_copy_stored_before_it_was_broken_off_is_found_by_the_next(machine):
     machine.journal(segments=5, batches=1, count=8)
-    broken = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
+    broken = machine.in_vault.bases.begin_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
     machine.disks = {0: bytearray(machine.random.randbytes(2 << 20))}
     machine._copy_disk(broken, 0)
     broken._writer.flush()
     names = {item.name for item in machine.vault.store.list(vault_names.CHUNKS)}
     broken.close()
     collect(machine.vault, lambda _: POLICY)  # as the servers do when they start
-    again = machine.in_vault.base_copy(Epoch(3), [(DiskNumber(0), 2 << 20)], None)
+    again = machine.in_vault.bases.begin_copy(Epoch(3), [(DiskNumber(0), 2 << 20)], None)
     machine._copy_disk(again, 0)
     again._writer.flush()
     assert {item.name for item in machine.vault.store.list(vault_names.CHUNKS)} == names, "nothing was stored twice"
@@ -202,27 +203,27 @@ def test_an_erased_machine_is_collected_whole(machine):
     for _ in range(2):
         collect(machine.vault, lambda _: POLICY, grace=0)
     assert machine.vault.machines() == [other.id]
-    other.check(other.in_vault.latest().position)
+    other.check(other.in_vault.points.latest().position)
 
 
 def test_where_points_stop_coming_the_last_ones_stay(machine):
     machine.journal(segments=40, batches=1, count=8)
-    timeline = machine.in_vault.timeline()
-    plan = plan_retention(timeline, machine.in_vault.points(), POLICY)
+    timeline = machine.in_vault.stored.timeline()
+    plan = plan_retention(timeline, machine.in_vault.points.listed(), POLICY)
     assert plan[Epoch(1)].hot_from is not None
-    assert plan[Epoch(1)].keeps(machine.in_vault.latest().position.sequence)
+    assert plan[Epoch(1)].keeps(machine.in_vault.points.latest().position.sequence)
 
 
 def test_points_that_stopped_coming_years_ago_are_all_still_there(machine):
     machine.journal(segments=40, batches=1, count=8)
     run(machine)
-    before = machine.in_vault.points()
+    before = machine.in_vault.points.listed()
     for years in (1, 2, 30):
         later = time.time_ns() + years * 365 * 86400 * 10**9
         compact(machine.in_vault, SMALL)
         apply_retention(machine.in_vault, POLICY)
         assert collect(machine.vault, lambda _: POLICY, grace=0, now=later).deleted == 0
-    assert machine.in_vault.points() == before
+    assert machine.in_vault.points.listed() == before
     check_what_is_left(machine)
 
 
@@ -232,14 +233,14 @@ def test_a_new_epoch_without_points_stays_whole(machine):
     machine.fill()
     machine.begin_epoch(None, "resync")
     later = EpochRecord(Epoch(3), "heal", Position(Epoch(2), Sequence(0)), Sequence(12), machine.time, Sequence(1), ())
-    machine.in_vault.put_epoch(later)
-    builder = machine.in_vault.segment_builder(Epoch(3), Role.JOURNAL)
+    machine.in_vault.writing.put_epoch(later)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(3), Role.JOURNAL)
     machine.epoch, machine.next = 3, {Role.JOURNAL: 1, Role.BASE: 1}
     builder.add(builder.seal(machine.batch(8)))
-    machine.in_vault.put_segment(builder.build())
+    machine.in_vault.writing.put_segment(builder.build())
     for _ in range(3):
         run(machine)
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     assert Epoch(3) in timeline.epochs
     assert timeline.last(Epoch(3)) == 8
     machine.check(Position(Epoch(2), Sequence(0)))
@@ -253,14 +254,14 @@ def test_a_clock_that_went_back_costs_nothing_that_is_being_written(machine):
     machine.journal(segments=10, batches=1, count=8)
     for _ in range(3):
         run(machine)
-        machine.check(machine.in_vault.latest().position)
-    assert machine.in_vault.latest().position == Position(Epoch(2), Sequence(80))
+        machine.check(machine.in_vault.points.latest().position)
+    assert machine.in_vault.points.latest().position == Position(Epoch(2), Sequence(80))
 
 
 def test_of_two_copies_of_an_epoch_the_one_that_its_document_names_counts(machine):
     """A process server that was taken for dead finishes late: it replaces nothing."""
     sizes = [(DiskNumber(number), len(data)) for number, data in machine.disks.items()]
-    late = machine.in_vault.base_copy(Epoch(2), sizes, None)
+    late = machine.in_vault.bases.begin_copy(Epoch(2), sizes, None)
     truth = {number: bytes(data) for number, data in machine.disks.items()}
     machine.disks = {number: bytearray(machine.random.randbytes(len(data))) for number, data in truth.items()}
     for number in machine.disks:
@@ -290,11 +291,11 @@ def jumped(machine: Machine, by: int) -> None:
 @pytest.mark.parametrize("after", [0, 30])
 def test_a_clock_that_jumps_forward_once_ends_no_hot_window(machine, after):
     machine.journal(segments=60, batches=1, count=4)
-    before = {point.position for point in machine.in_vault.points()}
-    expected = plan_retention(machine.in_vault.timeline(), machine.in_vault.points(), POLICY)[Epoch(1)]
+    before = {point.position for point in machine.in_vault.points.listed()}
+    expected = plan_retention(machine.in_vault.stored.timeline(), machine.in_vault.points.listed(), POLICY)[Epoch(1)]
     jumped(machine, 100 * YEAR)
     machine.journal(segments=after, batches=1, count=4)
-    plan = plan_retention(machine.in_vault.timeline(), machine.in_vault.points(), POLICY)[Epoch(1)]
+    plan = plan_retention(machine.in_vault.stored.timeline(), machine.in_vault.points.listed(), POLICY)[Epoch(1)]
     assert plan.hot_from is not None
     assert expected.hot_from is not None
     if after:
@@ -310,7 +311,7 @@ def test_the_last_points_stay_when_none_come_any_more_though_a_clock_had_jumped(
     machine.journal(segments=30, batches=1, count=4)
     jumped(machine, 20 * YEAR)
     machine.journal(segments=30, batches=1, count=4)
-    listed, timeline = machine.in_vault.points(), machine.in_vault.timeline()
+    listed, timeline = machine.in_vault.points.listed(), machine.in_vault.stored.timeline()
     soon = plan_retention(timeline, listed, POLICY, now=machine.time)
     late = plan_retention(timeline, listed, POLICY, now=machine.time + 10 * YEAR)
     assert soon == late
@@ -319,7 +320,7 @@ def test_the_last_points_stay_when_none_come_any_more_though_a_clock_had_jumped(
 
 def test_a_collector_whose_clock_is_behind_drops_no_more(machine):
     machine.journal(segments=60, batches=1, count=4)
-    listed, timeline = machine.in_vault.points(), machine.in_vault.timeline()
+    listed, timeline = machine.in_vault.points.listed(), machine.in_vault.stored.timeline()
     right = plan_retention(timeline, listed, POLICY)[Epoch(1)]
     for now in (0, machine.time - 3 * 60 * MINUTE):
         behind = plan_retention(timeline, listed, POLICY, now=now)[Epoch(1)]
@@ -353,7 +354,7 @@ def test_a_damaged_object_of_one_machine_stops_the_collection_of_no_other(machin
     assert not done.collection.chunks_untouched
     assert len(list(store.list("chunks/"))) < chunks
     assert untouched <= set(store.list(vault_names.machine_folder(other.id)))
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)
     store.put(name, [whole])
     other.check(Position(Epoch(1), Sequence(40)))
 
@@ -390,23 +391,23 @@ def test_any_time_gives_the_newest_state_by_then_that_opens(grace):
     machine.begin_epoch(None)
     for round_ in range(3):
         machine.journal(segments=25, batches=machine.random.randint(1, 3), count=5)
-        last = machine.in_vault.latest().position.sequence
+        last = machine.in_vault.points.latest().position.sequence
         inside = Position(Epoch(1), Sequence(last - machine.random.randint(1, 100)))
-        at = machine.in_vault.resolve(inside).time
-        machine.in_vault.put_point(
+        at = machine.in_vault.points.resolve(inside).time
+        machine.in_vault.writing.put_point(
             RecoveryPoint(PointId(f"n{round_}"), machine.id, inside, at, PointKind.APP_CONSISTENT, f"named-{round_}")
         )
         compact(machine.in_vault, SMALL)
         apply_retention(machine.in_vault, POLICY)
         for _ in range(2):
             collect(machine.vault, lambda _: POLICY, grace=grace)
-        listed = machine.in_vault.points()
+        listed = machine.in_vault.points.listed()
         first, newest = listed[0].time, max(point.time for point in listed)
         for _ in range(25):
             moment = machine.random.randint(first, newest)
-            found = machine.in_vault.resolve(AtTime(moment))
+            found = machine.in_vault.points.resolve(AtTime(moment))
             assert found.time <= moment
             assert found.position >= max(point.position for point in listed if point.time <= moment)
-            machine.in_vault.open(found.position, DiskNumber(0)).close()
+            machine.in_vault.disks.open(found.position, DiskNumber(0)).close()
             if found.position in machine.states:
                 machine.check(found.position)

@@ -49,7 +49,7 @@ def test_named_chunks_are_those_of_the_maps() -> None:
                 if f"/{machine.epoch:08x}-{number:04x}" not in item.name:
                     continue
                 unique = item.name.rpartition("-")[2]
-                base: BaseMap = machine.in_vault.base_map(machine.epoch, number, unique)  # type: ignore[arg-type]
+                base: BaseMap = machine.in_vault.stored.base_map(machine.epoch, number, unique)  # type: ignore[arg-type]
                 named.add(base)
                 named.add(base)
                 entries = base.entries(0)
@@ -77,4 +77,4 @@ def test_a_collection_leaves_what_is_no_pack_alone() -> None:
     left = {item.name for item in store.list(vault_names.CHUNKS)}
     assert {"chunks/zz/notes", "chunks/ab/" + "cd" * 16} <= left
     assert "chunks/in-00000007/ab/" + "ab" * 16 not in left, "a pack that no map names goes"
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)

@@ -99,7 +99,7 @@ def test_a_store_that_fails_ends_the_step_and_loses_no_findings(machine):
 
 def heal(machine: Machine) -> int:
     """A resync; answers how many chunks were sent."""
-    parent = machine.in_vault.latest().position
+    parent = machine.in_vault.points.latest().position
     machine.go_back(parent)
     return machine.begin_epoch(parent, "resync")
 
@@ -116,7 +116,7 @@ def test_a_damaged_chunk_is_located_and_a_resync_sends_it_again(restart):
     place = [one for one in found if one.disk >= 0]
     assert {(one.machine, one.end - one.start, one.from_position) for one in place} == {(machine.id, CHUNK, "1:0")}
     assert any(one.object == name for one in found)
-    newest = machine.in_vault.latest().position
+    newest = machine.in_vault.points.latest().position
     with pytest.raises(Damaged):
         reopen_and_check(machine, newest)
     assert affecting_newest(machine.vault, machine.id, place) == place
@@ -125,7 +125,7 @@ def test_a_damaged_chunk_is_located_and_a_resync_sends_it_again(restart):
         machine.in_vault = machine.vault.machine(machine.id)
     assert heal(machine) > 0
     assert affecting_newest(machine.vault, machine.id, place) == []
-    reopen_and_check(machine, machine.in_vault.latest().position)
+    reopen_and_check(machine, machine.in_vault.points.latest().position)
     # The old states stay damaged, and are told so.
     with pytest.raises(Damaged, match=f"Bytes .* of disk {place[0].disk}"):
         reopen_and_check(machine, newest)
@@ -153,14 +153,14 @@ def test_a_resync_heals_whatever_is_damaged(machine, part, how):
     assert not names or part == "/layers/" or noted(machine), "the scrub has not found what is missing"
     for number, data in truth.items():
         machine.disks[number] = bytearray(data)
-    parent = machine.in_vault.latest().position if "bases" not in part else None
+    parent = machine.in_vault.points.latest().position if "bases" not in part else None
     try:
         machine.begin_epoch(parent, "resync")
     except Damaged:
         machine.epoch -= 1
         machine.begin_epoch(None, "resync")
     machine.journal(segments=2, batches=1, count=10)
-    reopen_and_check(machine, machine.in_vault.latest().position)
+    reopen_and_check(machine, machine.in_vault.points.latest().position)
     assert affecting_newest(machine.vault, machine.id, noted(machine)) == []
 
 
@@ -181,18 +181,18 @@ def test_what_is_whole_again_is_forgotten(machine):
 
 
 def test_a_damaged_epoch_leaves_the_others_usable_and_is_never_taken_for_dead(machine):
-    older = machine.in_vault.latest().position
+    older = machine.in_vault.points.latest().position
     heal(machine)
     machine.journal(segments=2, batches=1, count=5)
-    document = vault_names.epoch(machine.id, machine.in_vault.latest().position.epoch)
+    document = vault_names.epoch(machine.id, machine.in_vault.points.latest().position.epoch)
     damaged(machine, document, 70)
     machine.in_vault = reopened(machine).machine(machine.id)
     machine.check(older)
-    assert machine.in_vault.points()[-1].position == older
+    assert machine.in_vault.points.listed()[-1].position == older
     with pytest.raises(Damaged, match="epoch 2"):
-        machine.in_vault.latest()
+        machine.in_vault.points.latest()
     assert any(one.object == document for one in whole_round(machine.vault))
     with pytest.raises(Damaged):
-        machine.in_vault.timeline(with_condemned=True)
+        machine.in_vault.stored.timeline(with_condemned=True)
     machine.begin_epoch(None, "resync")
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)

@@ -108,9 +108,11 @@ class VaultMachine(RuleBasedStateMachine):
         """As an export does, which reads past the caches of everybody else."""
         key = bytes.fromhex(self.machine.vault.key_hex)
         vault = Vault.open_with_vault_key(self.machine.vault.store, key, cache_bytes=1)
-        listed = [point.position for point in self.machine.in_vault.points() if point.position in self.machine.states]
+        listed = [
+            point.position for point in self.machine.in_vault.points.listed() if point.position in self.machine.states
+        ]
         position = self.machine.random.choice(listed)
-        source = vault.machine(self.machine.id).open(position, DiskNumber(0))
+        source = vault.machine(self.machine.id).disks.open(position, DiskNumber(0))
         self.held.append((source, self.machine.states[position][0]))
 
     @precondition(lambda self: self.held)
@@ -120,9 +122,9 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule()
     def name_a_point(self) -> None:
-        at = self.machine.in_vault.latest()
+        at = self.machine.in_vault.points.latest()
         point = RecoveryPoint(PointId("named"), self.machine.id, at.position, at.time, PointKind.APP_CONSISTENT, "kept")
-        self.machine.in_vault.put_point(point)
+        self.machine.in_vault.writing.put_point(point)
 
     @rule(overlay=st.integers(0, 8), from_scratch=st.booleans(), apart=st.booleans())
     def begin_an_epoch(self, overlay: int, from_scratch: bool, apart: bool) -> None:
@@ -190,7 +192,7 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def open_any_state(self, data: st.DataObject) -> None:
         position = data.draw(st.sampled_from(sorted(self.machine.states)))
-        listed = {point.position for point in self.machine.in_vault.points()}
+        listed = {point.position for point in self.machine.in_vault.points.listed()}
         try:
             self.machine.check(position)
         except (NotFound, Damaged):
@@ -199,7 +201,7 @@ class VaultMachine(RuleBasedStateMachine):
     @rule()
     def check_all(self) -> None:
         for each in (self.machine, self.twin):
-            for point in each.in_vault.points():
+            for point in each.in_vault.points.listed():
                 if point.position in each.states:
                     each.check(point.position)
         # Between its description and its document an epoch cannot be told from one that has lost the latter.
@@ -208,9 +210,9 @@ class VaultMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_newest_point_is_the_last_stored(self) -> None:
-        assert self.machine.in_vault.latest().position == self.newest
+        assert self.machine.in_vault.points.latest().position == self.newest
         assert Position.parse(str(self.newest)) == self.newest
-        assert self.twin.in_vault.latest().position == max(self.twin.states)
+        assert self.twin.in_vault.points.latest().position == max(self.twin.states)
 
     @invariant()
     def what_is_held_open_stays_as_it_was(self) -> None:
@@ -232,8 +234,8 @@ class VaultMachine(RuleBasedStateMachine):
                 assert read(source, 0, source.size) == expected
                 source.close()
             self.machine.check(self.newest)
-            if any(point.name == "kept" for point in self.machine.in_vault.points()):
-                self.machine.check(self.machine.in_vault.resolve(Named("kept")).position)
+            if any(point.name == "kept" for point in self.machine.in_vault.points.listed()):
+                self.machine.check(self.machine.in_vault.points.resolve(Named("kept")).position)
 
 
 TestVault = pytest.mark.timeout(900)(VaultMachine.TestCase)

@@ -16,6 +16,7 @@ from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, PointId,
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
 from farshore.vault import AtTime, EpochRecord, Latest, Named, Vault, restore_to_raw
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.reading import raw_target
 from farshore.vault.stores.folder import FolderStore
 
@@ -39,9 +40,9 @@ def test_every_batch_of_the_journal_can_be_opened(machine):
 def test_a_single_record_inside_a_segment_can_be_opened(machine):
     before = {number: bytearray(data) for number, data in machine.disks.items()}
     batch = machine.batch(30)
-    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
     builder.add(builder.seal(batch))
-    machine.in_vault.put_segment(builder.build())
+    machine.in_vault.writing.put_segment(builder.build())
     for count in range(31):
         shorter = cut(batch, count)
         state = {number: bytearray(data) for number, data in before.items()}
@@ -56,7 +57,7 @@ def test_a_single_record_inside_a_segment_can_be_opened(machine):
             elif row["kind"] in (2, 3):
                 state[int(row["disk"])][start : start + length] = bytes(length)
         for number, expected in state.items():
-            source = machine.in_vault.open(Position(Epoch(1), Sequence(count)), DiskNumber(number))
+            source = machine.in_vault.disks.open(Position(Epoch(1), Sequence(count)), DiskNumber(number))
             assert read(source, 0, source.size) == bytes(expected)
             source.close()
 
@@ -95,14 +96,14 @@ def test_a_second_machine_with_the_same_disk_sends_nothing(machine):
 def test_states_before_the_base_is_complete_are_refused(machine):
     machine.journal(1, 1, 40)
     found = machine.in_vault
-    assert found.put_epoch(
+    assert found.writing.put_epoch(
         EpochRecord(Epoch(2), "heal", Position(Epoch(1), Sequence(40)), Sequence(20), 1, Sequence(1), ())
     )
     with pytest.raises(NotFound, match="before the copy"):
-        found.resolve(Position(Epoch(2), Sequence(10)))
+        found.points.resolve(Position(Epoch(2), Sequence(10)))
     # Its document is stored after the records that it tells of: they are lost.
     with pytest.raises(Damaged, match=r"records 1 to 20 of epoch 2 .* newest state before it is 1:40"):
-        found.latest()
+        found.points.latest()
 
 
 def test_points_by_time_name_and_kind(machine):
@@ -111,35 +112,35 @@ def test_points_by_time_name_and_kind(machine):
     named = RecoveryPoint(
         PointId("p1"), machine.id, Position(Epoch(1), Sequence(90)), end - 3 * STEP, PointKind.APP_CONSISTENT, "quiet"
     )
-    machine.in_vault.put_point(named)
+    machine.in_vault.writing.put_point(named)
     found = machine.in_vault
-    assert found.latest().position == Position(Epoch(1), Sequence(240))
-    assert found.resolve(Latest.ANY).position == found.latest().position
-    assert found.resolve(Latest.APP_CONSISTENT) == named
-    assert found.resolve(Named("quiet")) == named
-    assert found.resolve(Named("p1")) == named
-    assert found.resolve(Named("1:77")).position == Position(Epoch(1), Sequence(77))
+    assert found.points.latest().position == Position(Epoch(1), Sequence(240))
+    assert found.points.resolve(Latest.ANY).position == found.points.latest().position
+    assert found.points.resolve(Latest.APP_CONSISTENT) == named
+    assert found.points.resolve(Named("quiet")) == named
+    assert found.points.resolve(Named("p1")) == named
+    assert found.points.resolve(Named("1:77")).position == Position(Epoch(1), Sequence(77))
     # Batch k begins k seconds after the epoch; its records follow each other by 10 µs.
-    assert found.resolve(AtTime(end - STEP - 1)).position == Position(Epoch(1), Sequence(160))
-    assert found.resolve(AtTime(end + 5 * 10_000)).position == Position(Epoch(1), Sequence(206))
+    assert found.points.resolve(AtTime(end - STEP - 1)).position == Position(Epoch(1), Sequence(160))
+    assert found.points.resolve(AtTime(end + 5 * 10_000)).position == Position(Epoch(1), Sequence(206))
     with pytest.raises(NotFound, match="newest state"):
-        found.resolve(AtTime(end + STEP))
+        found.points.resolve(AtTime(end + STEP))
     with pytest.raises(NotFound, match="oldest state"):
-        found.resolve(AtTime(1))
+        found.points.resolve(AtTime(1))
     with pytest.raises(NotFound):
-        found.resolve(Named("missing"))
-    assert [point.kind for point in found.points() if point.name] == [PointKind.APP_CONSISTENT]
-    assert found.points(limit=1) == [found.latest()]
-    assert found.machine_description(named.position) == DESCRIPTION
+        found.points.resolve(Named("missing"))
+    assert [point.kind for point in found.points.listed() if point.name] == [PointKind.APP_CONSISTENT]
+    assert found.points.listed(limit=1) == [found.points.latest()]
+    assert found.stored.description(named.position) == DESCRIPTION
 
 
 def test_overlapping_segments_of_a_repeated_upload_are_read_once(machine):
     first, second, third = machine.batch(40), machine.batch(40), machine.batch(40)
     for group in ([first], [first, second], [second, third]):
-        builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+        builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
         for batch in group:
             builder.add(builder.seal(batch))
-        machine.in_vault.put_segment(builder.build())
+        machine.in_vault.writing.put_segment(builder.build())
     for position in machine.states:
         machine.check(position)
 
@@ -154,7 +155,7 @@ def test_a_restored_file_equals_the_state(machine, tmp_path):
     machine.journal(1, 2, 40)
     for number, (position, state) in enumerate(machine.states.items()):
         for disk, expected in state.items():
-            source = machine.in_vault.open(position, DiskNumber(disk))
+            source = machine.in_vault.disks.open(position, DiskNumber(disk))
             target = tmp_path / f"{number}-{disk}.raw"
             restore_to_raw(source, target)
             source.close()
@@ -175,7 +176,7 @@ def test_a_disk_that_was_discarded_takes_no_space(machine, tmp_path, monkeypatch
     machine.write(RecordKind.WRITE, 0, 0, 8 * CHUNK)
     machine.write(RecordKind.DISCARD, 0, 0, kept)
     machine.write(RecordKind.DISCARD, 0, kept + BLOCK, (3 << 20) - kept - BLOCK)
-    source = machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0))
+    source = machine.in_vault.disks.open(machine.in_vault.points.latest().position, DiskNumber(0))
     target = tmp_path / "disk.raw"
     restore_to_raw(source, target)
     source.close()
@@ -194,8 +195,8 @@ def test_a_vault_that_cannot_be_written_can_still_be_read(machine, refusal):
     store.refusal = refusal
     vault = Vault.open_with_vault_key(store, bytes.fromhex(machine.vault.key_hex))
     found = vault.machine(machine.id)
-    source = found.open(found.latest().position, DiskNumber(0))
-    assert read(source, 0, source.size) == machine.states[found.latest().position][0]
+    source = found.disks.open(found.points.latest().position, DiskNumber(0))
+    assert read(source, 0, source.size) == machine.states[found.points.latest().position][0]
     source.close()
 
 
@@ -216,20 +217,20 @@ def test_an_epoch_of_rounds_has_no_states_but_its_points(machine):
     machine.journal(2, 2, 40)
     states = {position: state for position, state in machine.states.items() if position.epoch == 2}
     middle, end = Position(Epoch(2), Sequence(80)), Position(Epoch(2), Sequence(120))
-    assert machine.in_vault.latest().position == Position(Epoch(1), Sequence(160))
+    assert machine.in_vault.points.latest().position == Position(Epoch(1), Sequence(160))
     for number, position in enumerate((middle, end)):
         point = RecoveryPoint(
             PointId(f"round-{number}"), machine.id, position, START + 100 * STEP, PointKind.FILE_SYSTEM_CONSISTENT, ""
         )
-        machine.in_vault.put_point(point)
-    assert machine.in_vault.latest().id == "round-1"
-    listed = [point.position for point in machine.in_vault.points() if point.position.epoch == 2]
+        machine.in_vault.writing.put_point(point)
+    assert machine.in_vault.points.latest().id == "round-1"
+    listed = [point.position for point in machine.in_vault.points.listed() if point.position.epoch == 2]
     assert listed == [middle, end]
     for position in states:
         if position in (middle, end):
             machine.check(position)
         else:
             with pytest.raises(NotFound, match="between two rounds"):
-                machine.in_vault.open(position, DiskNumber(0))
-    late = machine.in_vault.resolve(AtTime(START + 100 * STEP))
+                machine.in_vault.disks.open(position, DiskNumber(0))
+    late = machine.in_vault.points.resolve(AtTime(START + 100 * STEP))
     assert late.position in (middle, end)

@@ -13,6 +13,7 @@ from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import AtTime
+from farshore.vault.objects.segments import SegmentBuilder
 from farshore.vault.upkeep.compaction import Tiers, compact
 
 HOUR = 3600 * 1_000_000_000
@@ -39,12 +40,12 @@ def vault(request, machine):
 
 
 def test_every_listed_time_gives_the_listed_point(vault):
-    listed = vault.points()
+    listed = vault.points.listed()
     times = [point.time for point in listed]
     assert sorted(times) != times, "no clock went back"
     for point in listed:
-        assert vault.resolve(AtTime(point.time)).position == point.position
-        assert vault.resolve(AtTime(point.time // 1_000_000 * 1_000_000)).position == point.position
+        assert vault.points.resolve(AtTime(point.time)).position == point.position
+        assert vault.points.resolve(AtTime(point.time // 1_000_000 * 1_000_000)).position == point.position
 
 
 @pytest.mark.parametrize(
@@ -60,10 +61,10 @@ def test_every_listed_time_can_be_asked_for_as_it_is_shown(tmp_path, show, parse
     machine.begin_epoch(None)
     machine.journal(segments=8, batches=1, count=4)
     assert compact(machine.in_vault, Tiers(segments=4, fan=2))
-    listed = machine.in_vault.points()
+    listed = machine.in_vault.points.listed()
     assert len(listed) == 9
     for point in listed:
-        assert machine.in_vault.resolve(AtTime(parse(show(point.time)))).position == point.position
+        assert machine.in_vault.points.resolve(AtTime(parse(show(point.time)))).position == point.position
 
 
 def test_two_points_of_one_millisecond_are_told_apart_by_their_microseconds(tmp_path):
@@ -72,32 +73,32 @@ def test_two_points_of_one_millisecond_are_told_apart_by_their_microseconds(tmp_
     machine.fill()
     machine.begin_epoch(None)
     machine.journal(segments=5, batches=1, count=1)
-    for point in machine.in_vault.points():
-        assert machine.in_vault.resolve(AtTime(point.time // 1000 * 1000)).position == point.position
+    for point in machine.in_vault.points.listed():
+        assert machine.in_vault.points.resolve(AtTime(point.time // 1000 * 1000)).position == point.position
 
 
 def test_a_time_of_the_newest_time_base_is_looked_for_there(vault):
-    listed = vault.points()
+    listed = vault.points.listed()
     last = listed[-3:]
     for older, younger in itertools.pairwise(last):
-        found = vault.resolve(AtTime((older.time + younger.time) // 2))
+        found = vault.points.resolve(AtTime((older.time + younger.time) // 2))
         assert older.position.sequence <= found.position.sequence <= younger.position.sequence
 
 
 def test_a_time_from_before_the_step_is_found_before_it(vault):
-    listed = vault.points()
-    assert vault.resolve(AtTime(listed[1].time + STEP // 2)).position.sequence <= listed[2].position.sequence
+    listed = vault.points.listed()
+    assert vault.points.resolve(AtTime(listed[1].time + STEP // 2)).position.sequence <= listed[2].position.sequence
 
 
 def test_a_time_that_only_a_clock_ahead_showed_is_no_older_state_without_a_word(vault):
-    ahead = max(point.time for point in vault.points())
+    ahead = max(point.time for point in vault.points.listed())
     with pytest.raises(NotFound, match="older than that time"):
-        vault.resolve(AtTime(ahead - STEP // 2))
+        vault.points.resolve(AtTime(ahead - STEP // 2))
 
 
 def test_a_layer_across_a_step_back_has_the_time_of_its_last_record(machine):
     assert compact(machine.in_vault, Tiers(segments=15, fan=2))
-    timeline = machine.in_vault.timeline()
+    timeline = machine.in_vault.stored.timeline()
     (layer,) = timeline.layers(Epoch(1))
     last = list(timeline.segments(Epoch(1)))[-1].segment.last_time
     assert layer.layer.last_time == last
@@ -105,7 +106,7 @@ def test_a_layer_across_a_step_back_has_the_time_of_its_last_record(machine):
 
 
 def test_a_segment_does_not_hold_two_time_bases(machine):
-    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    builder = SegmentBuilder(machine.in_vault.key, machine.in_vault.id, Epoch(1), Role.JOURNAL)
     builder.add(builder.seal(machine.batch(4)))
     machine.time -= HOUR
     assert not builder.accepts(builder.seal(machine.batch(4)))
@@ -117,7 +118,7 @@ def test_a_new_epoch_by_a_clock_that_went_back_is_found(machine):
     machine.begin_epoch(parent, "resync", overlay=10)
     machine.journal(segments=5, batches=1, count=4)
     vault = machine.in_vault
-    newest = vault.points()[-1]
+    newest = vault.points.listed()[-1]
     assert newest.position.epoch == 2
-    assert vault.resolve(AtTime(newest.time)).position == newest.position
-    assert vault.resolve(AtTime(newest.time - STEP // 2)).position.epoch == 2
+    assert vault.points.resolve(AtTime(newest.time)).position == newest.position
+    assert vault.points.resolve(AtTime(newest.time - STEP // 2)).position.epoch == 2

@@ -101,8 +101,8 @@ def test_a_vault_that_takes_nothing_opens_all_the_same_and_says_so(store, refusa
     opened.bring_up_to_date()
     assert refusal.message in opened.check()
     machine = opened.vault.machine(MACHINE)
-    newest = machine.latest().position
-    machine.open(newest, next(iter(machine.disks(newest)))).close()
+    newest = machine.points.latest().position
+    machine.disks.open(newest, next(iter(machine.disks.sizes(newest)))).close()
     stuck.refusal = None
     opened.bring_up_to_date()
     assert opened.check() == ""
@@ -114,9 +114,9 @@ def test_keys_without_the_vault_key_open_what_they_are_for_and_nothing_else(stor
     upgrade(vault)
     held = Vault.with_keys(store, OneMachine(vault, MACHINE))
     machine = held.machine(MACHINE)
-    assert len(machine.points()) > 10
-    newest = machine.latest().position
-    machine.open(newest, next(iter(machine.disks(newest)))).close()
+    assert len(machine.points.listed()) > 10
+    newest = machine.points.latest().position
+    machine.disks.open(newest, next(iter(machine.disks.sizes(newest)))).close()
     lease = take_lease(store, held.upkeep_key, LeaseKind.COPY, MACHINE)
     assert lease is not None
     assert [one.machine for one in live_leases(store, vault.upkeep_key, 0)] == [MACHINE]
@@ -133,7 +133,7 @@ def test_keys_without_the_vault_key_open_what_they_are_for_and_nothing_else(stor
     ):
         with pytest.raises(Forbidden, match="vault key"):
             refused()
-    assert len(machine.points()) > 10
+    assert len(machine.points.listed()) > 10
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

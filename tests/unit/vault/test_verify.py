@@ -89,7 +89,7 @@ def test_upkeep_does_all_and_usage_adds_up(machine):
     after = usage(machine.vault, policy)
     assert after.total < before.total
     assert after.reclaimable == 0
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)
     assert verify(machine.vault, data=True).findings == []
 
 
@@ -107,7 +107,7 @@ def test_upkeep_removes_what_dead_writers_left_and_nothing_that_is_being_written
     done = maintain(machine.vault, one_policy(ReplicationPolicy()))
     assert (done.swept, left.exists(), fresh.exists()) == (1, False, True)
     assert maintain(machine.vault, one_policy(ReplicationPolicy())).swept == 0
-    machine.check(machine.in_vault.latest().position)
+    machine.check(machine.in_vault.points.latest().position)
     assert maintain(memory_vault(), one_policy(ReplicationPolicy())).swept == 0
 
 

@@ -48,14 +48,14 @@ def test_large_reads_fill_no_cache_and_are_right_at_every_edge(tmp_path: Path) -
     machine.journal(segments=2, batches=1, count=4)
     position, state = max(machine.states.items())
     fresh = Vault.open(vault.store, OwnerKey.from_file(tmp_path / "key")).machine(MACHINE)
-    view = fresh.open(position, DiskNumber(0))
+    view = fresh.disks.open(position, DiskNumber(0))
     for first, end in ((0, SIZE), (512, SIZE), (0, SIZE - 512), (CHUNK, 3 * CHUNK), (CHUNK - 4096, 3 * CHUNK + 4096)):
         found = bytearray(end - first)
         view.read_into(first, memoryview(found))
         assert found == state[0][first:end]
     view.close()
     # Without a journal above it nothing is kept of a read of whole chunks.
-    base = fresh.open(min(machine.states), DiskNumber(0))
+    base = fresh.disks.open(min(machine.states), DiskNumber(0))
     before = dict(fresh.cache._held)
     base.read_into(0, memoryview(bytearray(16 * CHUNK)))
     assert not [name for name, _ in fresh.cache._held.keys() - before.keys() if name.startswith("chunks/")]

@@ -73,7 +73,7 @@ class Copy:
         """Begin the copy. A resync whose parent is damaged continues without it, by its chunks alone; a heal cannot."""
         stream = self._stream
         try:
-            return stream.vault.base_copy(stream.epoch, disks, parent, self.domain)
+            return stream.vault.bases.begin_copy(stream.epoch, disks, parent, self.domain)
         except (Damaged, NotFound) as error:
             if parent is None:
                 raise
@@ -83,7 +83,7 @@ class Copy:
                     remedy="The agent automatically resyncs by hash instead.",
                 ) from error
             _log.warning("Machine %s: epoch %d does not build on an older one: %s", stream.machine, stream.epoch, error)
-            return stream.vault.base_copy(stream.epoch, disks, None, self.domain)
+            return stream.vault.bases.begin_copy(stream.epoch, disks, None, self.domain)
 
     @property
     def told(self) -> int:
@@ -164,7 +164,7 @@ class Copy:
         stream.wait_stored(Role.BASE, base_end, STORE_SECONDS)
         stream.wait_stored(Role.JOURNAL, completion.consistent_from + 1, STORE_SECONDS)
         disks = self._base.finish()
-        stream.vault.put_description(_described(self._description), stream.epoch)
+        stream.vault.writing.put_description(_described(self._description), stream.epoch)
         record = EpochRecord(
             epoch=stream.epoch,
             kind=self.kind.value,
@@ -177,8 +177,8 @@ class Copy:
             only_points=completion.only_points,
             domain=self.domain,
         )
-        if not stream.vault.put_epoch(record):
-            record = stream.vault.timeline().record(stream.epoch)
+        if not stream.vault.writing.put_epoch(record):
+            record = stream.vault.stored.timeline().record(stream.epoch)
         stream.base_is_complete(record.consistent_from, record.time, only_points=record.only_points)
         _log.info(
             "Machine %s: epoch %d is consistent from %d on.", stream.machine, stream.epoch, record.consistent_from
@@ -189,7 +189,7 @@ class Copy:
         the old size."""
         if self.kind is not EpochKind.HEAL or self.parent is None:
             return {}
-        record = self._stream.vault.timeline().record(self.parent.epoch)
+        record = self._stream.vault.stored.timeline().record(self.parent.epoch)
         known = {disk.number: disk.size for disk in record.disks}
         return {
             number: -(-size // CHUNK) if size == known[number] else min(size, known[number]) // CHUNK

@@ -92,7 +92,7 @@ class Proofs:
         try:
             with self._turn(stream) as cost:
                 machine = self._vault().machine(stream.machine)
-                equal = machine.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
+                equal = machine.proofs.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
         except Damaged as error:  # nothing of it can be opened, and later data would not help
             stream.note_trouble(f"The copy cannot be opened at {position}, so the machine resyncs. {error.message}")
             raise
@@ -115,7 +115,7 @@ class Proofs:
         position = self._stored(stream, found.sequence)
         stored = None
         with self._turn(stream) as cost, contextlib.suppress(Damaged):
-            stored = self._vault().machine(stream.machine).stored_chunk(position, found.disk, found.chunk)
+            stored = self._vault().machine(stream.machine).proofs.stored_chunk(position, found.disk, found.chunk)
         blocks, zero = _differing(stored, bytes(found.data))
         answer = DifferenceAnswer(
             differs=bool(blocks),
@@ -133,7 +133,7 @@ class Proofs:
         proven = None if stored is None else found.proven
         kept = Differing(found.disk, found.chunk, position, proven, time.time_ns(), cause, data, stored)
         if self._may_keep(stream):
-            stream.vault.put_difference(kept)
+            stream.vault.proofs.put_difference(kept)
         else:
             stream.note_trouble(
                 f"More than {MOST_KEPT} chunks of epoch {stream.epoch} differ from the machine's disks; they are sent "
@@ -155,7 +155,7 @@ class Proofs:
         key = (stream.machine, stream.epoch)
         if key in self._recalled:
             return
-        for kept in stream.vault.differences(_MOST_RECALLED):
+        for kept in stream.vault.proofs.differences(_MOST_RECALLED):
             if kept.position.epoch == stream.epoch:
                 self._report(_report_of(stream.machine, kept))
         self._recalled.add(key)

@@ -51,12 +51,12 @@ def _groups(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[tuple[
     group: _Group = []
     builder: SegmentBuilder | None = None
     for frame in frames:
-        sealed = stream.vault.sealed_batch(frame.body())
+        sealed = SealedBatch.from_buffer(frame.body(), stream.vault.key)
         if builder is not None and not builder.accepts(sealed):
             yield builder, group
             group, builder = [], None
         if builder is None:
-            builder = stream.vault.recovered_builder([sealed])
+            builder = SegmentBuilder.from_sealed(stream.vault.key, [sealed])
         else:
             builder.add(sealed)
         group.append((frame, sealed))
@@ -68,14 +68,14 @@ def _store_segment(stream: Stream, builder: SegmentBuilder, group: _Group) -> St
     batches = [sealed for _, sealed in group]
     stream.silence = extended(stream.silence, batches)
     segment = builder.build() if stream.silence is None else silent_segment(stream.vault, stream.silence)
-    stream.vault.put_segment(segment)
+    stream.vault.writing.put_segment(segment)
     points = [point for frame, sealed in group for point in _put_points(stream, frame, sealed)]
     return Stored(tuple(frame for frame, _ in group), segment.segment.end, segment.segment.last_time, tuple(points))
 
 
 def silent_segment(machine: MachineVault, silence: Silence) -> SegmentObject:
     """Return one segment with all marks of a stretch."""
-    builder = machine.segment_builder(silence.epoch, Role.JOURNAL)
+    builder = SegmentBuilder(machine.key, machine.id, silence.epoch, Role.JOURNAL)
     builder.add(builder.seal(silence.batch()))
     return builder.build()
 
@@ -96,15 +96,15 @@ def unexpected(error: Exception) -> FarshoreError:
 def _put_points(stream: Stream, frame: FrameReference, sealed: SealedBatch | None) -> list[RecoveryPoint]:
     if FrameFlag.POINTS not in frame.header.flags or frame.header.role is not Role.JOURNAL:
         return []
-    points = list(_points(stream, sealed or stream.vault.sealed_batch(frame.body())))
+    points = list(_points(stream, sealed or SealedBatch.from_buffer(frame.body(), stream.vault.key)))
     for point in points:
-        stream.vault.put_point(point)
+        stream.vault.writing.put_point(point)
     return points
 
 
 def _points(stream: Stream, sealed: SealedBatch) -> Iterator[RecoveryPoint]:
     offsets = payload_offsets(sealed.records)
-    payload = memoryview(stream.vault.payload_of(sealed))
+    payload = memoryview(sealed.payload(stream.vault.key))
     for number in np.flatnonzero(sealed.records["kind"] == RecordKind.POINT):
         sequence = sealed.first_sequence + int(number)
         try:

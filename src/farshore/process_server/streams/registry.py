@@ -194,7 +194,7 @@ class Streams:
     def _read_marks(self, machine: MachineId, epoch: Epoch) -> Stream:
         vault = self._vault.machine(machine, create=True)
         stream = Stream(machine, epoch, vault, self._log, self._wake)
-        timeline = vault.timeline()
+        timeline = vault.stored.timeline()
         record = timeline.epochs.get(epoch)
         if record is not None:
             stream.base_is_complete(record.consistent_from, record.time, only_points=record.only_points)

@@ -18,6 +18,7 @@ from farshore.model.errors import Damaged, NotFound, Refused
 from farshore.model.identifiers import Sequence as SequenceNumber
 from farshore.process_server.spool.file import FrameReference
 from farshore.vault.machine import MachineVault
+from farshore.vault.objects.segments import SealedBatch
 
 _COMPARED = ("sector", "sectors", "disk", "kind", "flags")
 
@@ -56,9 +57,9 @@ def _in_spool(vault: MachineVault, at: int, frames: Sequence[FrameReference]) ->
         header = frame.header
         if header.first_sequence <= at < header.end_sequence:
             try:
-                sealed = vault.sealed_batch(frame.body())
+                sealed = SealedBatch.from_buffer(frame.body(), vault.key)
                 if (sealed.header.epoch, sealed.first_sequence) == (header.epoch, header.first_sequence):
-                    return _Piece(sealed.first_sequence, sealed.records, vault.payload_of(sealed))
+                    return _Piece(sealed.first_sequence, sealed.records, sealed.payload(vault.key))
             except (Refused, Damaged):
                 pass  # it was stored a moment ago, and its place in the file was reused: the vault has it
     return None
@@ -66,7 +67,7 @@ def _in_spool(vault: MachineVault, at: int, frames: Sequence[FrameReference]) ->
 
 def _in_vault(vault: MachineVault, batch: Batch, at: int) -> _Piece | None:
     try:
-        found = vault.stored_records(batch.epoch, batch.role, SequenceNumber(at))
+        found = vault.stored.records_around(batch.epoch, batch.role, SequenceNumber(at))
     except (NotFound, Damaged):
         return None
     return None if found is None else _Piece(*found)

@@ -310,7 +310,7 @@ class Stream:
         """Seal a batch and queue it for the spool. Only in the lane's turn."""
         builder = self._builders.get(batch.role)
         if builder is None or self._sealed_bytes[batch.role] > SALT_BYTES:
-            builder = self._builders[batch.role] = self.vault.segment_builder(self.epoch, batch.role)
+            builder = self._builders[batch.role] = SegmentBuilder(self.vault.key, self.vault.id, self.epoch, batch.role)
             self._sealed_bytes[batch.role] = 0
         sealed = builder.seal(batch)
         self._sealed_bytes[batch.role] += sealed.size

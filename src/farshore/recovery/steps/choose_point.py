@@ -24,7 +24,7 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
         row, _ = rows(tx, failover)
         machine = row.machine
         choice = _choice(tx, machine, asked(row).point)
-    point = context.machine_vault(machine).resolve(choice)
+    point = context.machine_vault(machine).points.resolve(choice)
     with context.catalog.writing() as tx:
         row, source = rows(tx, failover)
         row.proof = sentence(source.heartbeat, affecting(listed(tx, machine), *_pair(point.position)))

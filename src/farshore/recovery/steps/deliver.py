@@ -57,13 +57,13 @@ def consignment_of(context: RecoveryContext, failover: str, position: str) -> Co
     path = context.files(failover).sizes
     sizes = _noted_sizes(path, position)
     if sizes is None:
-        sizes = context.machine_vault(target.machine).disks(Position.parse(position))
+        sizes = context.machine_vault(target.machine).disks.sizes(Position.parse(position))
     if not sizes:
         raise Refused(f"{target.name} has no disk at {position}.", remedy="Choose another point.")
     site = site_of(context, failover)
     firmware, boot = Firmware.BIOS, None
     if site.delivery.way is Way.UPLOADED:
-        described = context.machine_vault(target.machine).machine_description(Position.parse(position))
+        described = context.machine_vault(target.machine).stored.description(Position.parse(position))
         firmware = target.wanted.firmware or described.firmware
         boot = next((disk.number for disk in described.disks if disk.boot and disk.number in sizes), None)
     return Consignment(

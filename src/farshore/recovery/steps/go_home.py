@@ -98,7 +98,7 @@ def _surviving(context: RecoveryContext, site: RecoverySite) -> Surviving:
 
 def _consignment(context: RecoveryContext, failover: str) -> Consignment:
     """Return the consignment without a position: the newest counts."""
-    newest = str(context.machine_vault(_machine(context, failover)).latest().position)
+    newest = str(context.machine_vault(_machine(context, failover)).points.latest().position)
     return consignment_of(context, failover, newest)
 
 

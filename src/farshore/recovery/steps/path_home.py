@@ -85,7 +85,7 @@ def _runs_away(context: RecoveryContext, failover: str) -> bool:
 
 def _check_vault(context: RecoveryContext, machine: str, found: _Found) -> None:
     try:
-        context.machine_vault(machine).latest()
+        context.machine_vault(machine).points.latest()
     except (FarshoreError, OSError) as error:
         found.add(f"this host cannot read the vault ({_said(error)})", "Let this host reach the object store.")
 

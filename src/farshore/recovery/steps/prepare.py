@@ -41,7 +41,7 @@ def prepare(context: RecoveryContext, failover: str, position: str) -> None:
     mark = context.files(failover).preparing
     if not _is_noted(context, failover):
         target = target_of(context, failover, position)
-        described = context.machine_vault(target.machine).machine_description(Position.parse(position))
+        described = context.machine_vault(target.machine).stored.description(Position.parse(position))
         wish = _wish(context, failover, target, described)
         if wish is None:
             return

@@ -37,7 +37,7 @@ def order_of(
     """Return the order for the machine as it was at the consignment's position."""
     target = target_of(context, failover, consignment.position)
     position = Position.parse(consignment.position)
-    described = context.machine_vault(target.machine).machine_description(position)
+    described = context.machine_vault(target.machine).stored.description(position)
     return recovery_order(target, described, consignment.sizes, media)
 
 

@@ -147,14 +147,14 @@ def _sizes(record: EpochRecord) -> dict[DiskNumber, int]:
 def _add_journal(found: dict[DiskNumber, Changes], machine: MachineVault, epoch: Epoch, pieces: list[Piece]) -> None:
     sources, indexes, _ = gather(machine, pieces)
     for disk, index in indexes.items():
-        _add_writes(found, disk, index, lambda row: machine.source(epoch, sources[row]))
+        _add_writes(found, disk, index, lambda row: machine.stored.source(epoch, sources[row]))
 
 
 def _add_overlay(found: dict[DiskNumber, Changes], machine: MachineVault, pieces: list[Piece]) -> None:
     opened, parts = [], []
     for source, piece in enumerate(pieces):
         assert isinstance(piece.stored, StoredSegment)
-        one, index = machine.segment_index(piece.stored)
+        one, index = machine.stored.segment_index(piece.stored)
         opened.append(one)
         first = index.first_sequence
         parts.append(Part(source, index.records, piece.begin - first, piece.end - first))
@@ -174,7 +174,7 @@ def _add_writes(
 def _add_chunks(found: dict[DiskNumber, Changes], machine: MachineVault, record: EpochRecord) -> None:
     for disk in record.disks:
         if disk.mapped:
-            own = machine.base_map(record.epoch, disk.number, disk.map).own_chunks()
+            own = machine.stored.base_map(record.epoch, disk.number, disk.map).own_chunks()
             found[disk.number].chunks = np.union1d(found[disk.number].chunks, own)
 
 

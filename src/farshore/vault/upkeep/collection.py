@@ -138,7 +138,7 @@ def find_dead(
         machine: MachineVault | None = None
         try:
             machine = vault.machine(machine_id).with_one_listing()
-            listed = {item.name: item for item in machine.objects()}
+            listed = {item.name: item for item in machine.folder.objects()}
         except (Damaged, NotFound, WrongKey, Unsupported) as error:
             summary.untouched[machine_id] = error
             listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
@@ -212,8 +212,8 @@ def _alive(
     """What of a machine's objects is needed. Raises Damaged, and NotFound where what a state rests on is missing."""
     machine_id = machine.id
     pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
-    timeline = machine.timeline(with_condemned=True)
-    plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
+    timeline = machine.stored.timeline(with_condemned=True)
+    plan = plan_retention(timeline, machine.points.listed(timeline=timeline), policy, pins)
     alive = needed(machine, timeline, plan, listed)
     if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
         alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
@@ -235,7 +235,7 @@ def needed(
     for number in lost:
         alive.add(vault_names.description(machine.id, number))
         for stored in timeline.layers(number):
-            alive |= {stored.object.name} | machine.source_names(machine.layer(stored))
+            alive |= {stored.object.name} | machine.stored.source_names(machine.stored.layer(stored))
     for number, epoch in plan.items():
         record = timeline.record(number)
         alive |= {vault_names.epoch(machine.id, number), vault_names.rebased(machine.id, number)}
@@ -251,13 +251,13 @@ def needed(
             in_span = name.tier == DATA_TIER and (name.first, name.end) in spans and layers[name.first, name.end] is one
             if in_span or (epoch.hot_from is not None and name.first >= epoch.hot_from):
                 alive.add(one.object.name)
-                alive |= machine.source_names(machine.layer(one))
+                alive |= machine.stored.source_names(machine.stored.layer(one))
         for begin, end in () if merged else spans - layers.keys():
             # Not merged yet: everything that the state is made of stays.
             for piece in timeline.between(number, begin, end):
                 alive.add(piece.stored.object.name)
                 if isinstance(piece.stored, StoredLayer):
-                    alive |= machine.source_names(machine.layer(piece.stored))
+                    alive |= machine.stored.source_names(machine.stored.layer(piece.stored))
     descriptions = sorted(name for name in listed if "/descriptions/" in name)
     alive |= set(descriptions[-1:])
     return alive | {name for name in listed if name not in alive and _stays(name, plan, newest, lost)}

@@ -44,13 +44,13 @@ def compact(machine: MachineVault, tiers: Tiers | None = None) -> list[LayerName
     """
     rule = tiers or Tiers()
     made: list[LayerName] = []
-    timeline = machine.timeline()
+    timeline = machine.stored.timeline()
     for epoch in sorted(timeline.epochs):
         made.extend(_index_segments(machine, epoch, group) for group in _segment_groups(timeline, epoch, rule))
     tier, known = 0, 0
     while True:
         if len(made) > known:  # else what was listed is all there is
-            timeline, known = machine.timeline(), len(made)
+            timeline, known = machine.stored.timeline(), len(made)
         if not any(stored.layer.tier == tier for stored in stored_layers(timeline)):
             return made
         for epoch in sorted(timeline.epochs):
@@ -78,7 +78,7 @@ def _index_segments(machine: MachineVault, epoch: Epoch, group: list[Piece]) -> 
     sources = np.zeros(len(group), SOURCE)
     for row, piece in enumerate(group):
         assert isinstance(piece.stored, StoredSegment)
-        opened.append(machine.segment_index(piece.stored)[1])
+        opened.append(machine.stored.segment_index(piece.stored)[1])
         name = piece.stored.segment
         for field, value in (("first", name.first), ("end", name.end), ("last_time", name.last_time)):
             sources[row][field] = value
@@ -92,7 +92,7 @@ def _index_segments(machine: MachineVault, epoch: Epoch, group: list[Piece]) -> 
     times = int(sources["last_time"][-1])
     name_of_layer = LayerName(machine.id, epoch, 0, Sequence(group[0].begin), Sequence(group[-1].end), times)
     layer = seal_layer(machine.key, name_of_layer, sources, _decided(merged))
-    machine.put_object(layer.name, layer.buffers)
+    machine.folder.store.put_if_absent(layer.name, layer.buffers)
     return name_of_layer
 
 
@@ -113,7 +113,7 @@ def _layer_groups(
     group: list[Layer] = []
     entries = 0
     for stored in mine:
-        layer = machine.layer(stored)
+        layer = machine.stored.layer(stored)
         too_many = entries + layer.entries > rule.entries
         apart = bool(group) and group[-1].name.end != layer.name.first
         if too_many and len(group) > 1 and not apart:
@@ -132,7 +132,7 @@ def _merge_layers(machine: MachineVault, epoch: Epoch, tier: int, group: list[La
     name = LayerName(machine.id, epoch, tier, group[0].name.first, last.end, last.last_time)
     sources, merged = merge_layers(machine, group)
     layer = seal_layer(machine.key, name, sources, merged)
-    machine.put_object(layer.name, layer.buffers)
+    machine.folder.store.put_if_absent(layer.name, layer.buffers)
     return name
 
 

@@ -61,8 +61,8 @@ def forecast(vault: Vault, policy_of: PolicyOf) -> Forecast:
 
 
 def _machine(machine: MachineVault, listed: dict[str, Listed], policy: ReplicationPolicy, found: Forecast) -> None:
-    timeline = machine.timeline(with_condemned=True)
-    points = machine.points(timeline=timeline)
+    timeline = machine.stored.timeline(with_condemned=True)
+    points = machine.points.listed(timeline=timeline)
     plan = plan_retention(timeline, points, policy)
     alive = needed(machine, timeline, plan, listed, merged=True)
     applied = sum(item.size for name, item in listed.items() if name in alive)
@@ -121,6 +121,6 @@ def _ratio(machine: MachineVault, epoch: Epoch, sources: Table) -> float:
     """Stored to raw bytes, of some of the sources."""
     stored = raw = 0
     for row in np.linspace(0, len(sources) - 1, min(_SAMPLE, len(sources))).astype(int).tolist():
-        opened = machine.source(epoch, sources[row])
+        opened = machine.stored.source(epoch, sources[row])
         stored, raw = stored + int(opened.packs["stored"].sum(dtype=np.int64)), raw + int(opened.starts[-1])
     return stored / raw if raw else 0.0

@@ -46,7 +46,7 @@ def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: 
     salt = secrets.token_hex(8)
     name = LayerName(machine.id, epoch, DATA_TIER, Sequence(begin), Sequence(end), last_time, salt)
     layer = seal_layer(machine.key, name, sources, indexes)
-    machine.put_object(layer.name, layer.buffers)
+    machine.folder.store.put_if_absent(layer.name, layer.buffers)
     return name
 
 
@@ -58,7 +58,7 @@ def gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[Disk
     for piece in pieces:
         by = sum(len(table) for table in tables)
         if isinstance(piece.stored, StoredLayer):
-            layer = machine.layer(piece.stored)
+            layer = machine.stored.layer(piece.stored)
             tables.append(layer.sources)
             found = {disk: layer.whole(disk, machine.cache) for disk in layer.disks()}
             last_time = layer.name.last_time
@@ -73,7 +73,7 @@ def gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[Disk
 def _segment(
     machine: MachineVault, piece: Piece, stored: StoredSegment
 ) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
-    index = machine.segment_index(stored)[1]
+    index = machine.stored.segment_index(stored)[1]
     table = np.zeros(1, SOURCE)
     name = stored.segment
     for field, value in (("first", name.first), ("end", name.end), ("last_time", name.last_time)):
@@ -99,7 +99,7 @@ def _copy_sparse(
     edges = np.flatnonzero(np.diff(entries["source"][order].astype(np.int64))) + 1
     for group in np.split(order, edges) if len(order) else []:
         row = int(entries["source"][group[0]])
-        opened = machine.source(epoch, sources[row])
+        opened = machine.stored.source(epoch, sources[row])
         sizes = np.bitwise_count(entries["mask"][group]).astype(np.int64) * SECTOR
         if int(sizes.sum()) < KEEP_ALIVE * int(opened.starts[-1]):
             begin = entries["offset"][group].astype(np.int64)
@@ -200,7 +200,7 @@ class _DataWriter:
         name = vault_names.layer_data(self._machine.id, self._sealer.header.salt)
         table = np.array(self._rows, PACK_ROW)
         buffers = concatenated(self._sealer.header, self._packs, self._sealer.finish(name, table.tobytes(), table))
-        self._machine.put_object(name, buffers)
+        self._machine.folder.store.put_if_absent(name, buffers)
         row = np.zeros(1, SOURCE)
         row["size"] = sum(len(buffer) for buffer in buffers)
         row["salt"] = np.void(self._sealer.header.salt)

@@ -39,7 +39,7 @@ def pin(vault: Vault, machine: MachineId, choice: Choice) -> tuple[RecoveryPoint
             remedy="Start the configuration server of this release once, which upgrades the vault.",
         )
     found = vault.machine(machine)
-    chosen = found.resolve(choice)
+    chosen = found.points.resolve(choice)
     lease = take_lease(vault.store, vault.upkeep_key, LeaseKind.READ, machine, chosen.position)
     if lease is None:
         raise TryLater(
@@ -48,7 +48,7 @@ def pin(vault: Vault, machine: MachineId, choice: Choice) -> tuple[RecoveryPoint
         )
     try:
         # Once more, under the lease: what the first look found may have been condemned before the lease was there.
-        _check_free_of_merges(found.timeline(), chosen.position)
+        _check_free_of_merges(found.stored.timeline(), chosen.position)
         name = vault_names.pin(machine, chosen.position)
         fields: dict[str, Any] = {**points.to_fields(chosen), "pinned": time.time_ns()}
         new = vault.store.put_if_absent(name, seal_document(found.key, name, fields).buffers)
@@ -81,7 +81,7 @@ def position_of(vault: Vault, machine: MachineId, choice: Choice) -> Position:
     """Return the position that a choice means, if the state can be opened or not. Raises NotFound."""
     if isinstance(choice, Position):
         return choice
-    return vault.machine(machine).resolve(choice).position
+    return vault.machine(machine).points.resolve(choice).position
 
 
 def delete_point(vault: Vault, machine: MachineId, choice: Choice) -> RecoveryPoint:
@@ -89,7 +89,7 @@ def delete_point(vault: Vault, machine: MachineId, choice: Choice) -> RecoveryPo
     long as the policy keeps it, but in an epoch of rounds, where only points are states. Raises NotFound, Refused for a
     pinned point, for the newest of rounds, and for one that is a part of the stream: retention alone lets those go."""
     found = vault.machine(machine)
-    point = found.resolve(choice)
+    point = found.points.resolve(choice)
     name = None
     if points.parse_position(point.id) is None:
         name = vault_names.point(machine, point.position, point.id)
@@ -100,7 +100,7 @@ def delete_point(vault: Vault, machine: MachineId, choice: Choice) -> RecoveryPo
         )
     if point.position in pinned(vault, machine):
         raise Refused(f"The point {point.name or point.id} is pinned.", remedy="Unpin it first.")
-    timeline = found.timeline()
+    timeline = found.stored.timeline()
     marked = timeline.marked(point.position.epoch)
     if timeline.record(point.position.epoch).only_points and point.position.sequence >= max(marked, default=0):
         raise Refused(

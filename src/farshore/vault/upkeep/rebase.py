@@ -39,7 +39,7 @@ def rebase(machine: MachineVault, longest: int = LONGEST_CHAIN) -> list[Epoch]:
     Damaged where what must be read cannot be: that epoch then stays on its parent.
     """
     made: list[Epoch] = []
-    while (due := _first_due(machine.timeline(), longest)) is not None and due not in made:
+    while (due := _first_due(machine.stored.timeline(), longest)) is not None and due not in made:
         _rebase_one(machine, due)
         made.append(due)
     return made
@@ -60,12 +60,12 @@ def _first_due(timeline: Timeline, longest: int) -> Epoch | None:
 
 
 def _rebase_one(machine: MachineVault, number: Epoch) -> None:
-    copy, record, views = machine.base_again(number)
+    copy, record, views = machine.bases.begin_again(number)
     try:
         for disk, view in views.items():
             for first in range(0, chunk_count(view.size), _STEP):
                 _copy_step(copy, disk, view, first)
-        machine.put_rebased(dataclasses.replace(record, parent=None, disks=copy.finish()))
+        machine.writing.put_rebased(dataclasses.replace(record, parent=None, disks=copy.finish()))
     finally:
         copy.close()
         for view in views.values():

@@ -18,7 +18,7 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault.machine import MachineVault
-from farshore.vault.reading.leases import CLOCKS, Lease
+from farshore.vault.reading.leases import CLOCKS, Lease, LeaseKind
 from farshore.vault.reading.timeline import Timeline
 from farshore.vault.upkeep.merging import merge_range
 
@@ -98,10 +98,12 @@ def plan_retention(
 
 def leaving(machine: MachineVault, policy: ReplicationPolicy, pins: Iterable[Position] = ()) -> list[RecoveryPoint]:
     """Return the points of a machine that a policy does not keep, oldest first. Raises the store's errors, Damaged."""
-    timeline = machine.timeline(with_condemned=True)
-    plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
+    timeline = machine.stored.timeline(with_condemned=True)
+    plan = plan_retention(timeline, machine.points.listed(timeline=timeline), policy, pins)
     # Of those that are there: what was condemned before has left already.
-    return [point for point in machine.points() if not _kept(plan.get(point.position.epoch), point.position.sequence)]
+    return [
+        point for point in machine.points.listed() if not _kept(plan.get(point.position.epoch), point.position.sequence)
+    ]
 
 
 def _kept(epoch: EpochPlan | None, sequence: int) -> bool:
@@ -131,15 +133,15 @@ def apply_retention(
 ) -> tuple[Plan, list[str]]:
     """Merge what may be merged; return the plan and the layers written. What is no longer needed is left to the
     collector. May be stopped and repeated. Raises the store's errors, Damaged."""
-    timeline = machine.timeline(with_condemned=True)
-    plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
+    timeline = machine.stored.timeline(with_condemned=True)
+    plan = plan_retention(timeline, machine.points.listed(timeline=timeline), policy, pins)
     made: list[str] = []
     lease: Lease | None = None
     try:
         for number, epoch in sorted(plan.items()):
             there = {(one.layer.first, one.layer.end) for one in timeline.data_layers(number)}
             for span in (span for span in epoch.spans() if span not in there):
-                lease = lease or machine.merging()
+                lease = lease or machine.folder.lease(LeaseKind.MERGE)
                 made.append(str(merge_range(machine, timeline, number, *span)))
     finally:
         if lease is not None:

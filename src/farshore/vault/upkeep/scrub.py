@@ -116,16 +116,16 @@ def _affects_newest(machine: MachineVault, finding: Finding) -> bool:
     if not finding.from_position:
         return False
     try:
-        newest = machine.latest().position
-        sizes = machine.disks(newest)
+        newest = machine.points.latest().position
+        sizes = machine.disks.sizes(newest)
         if finding.disk < 0:
             for number in sizes:
-                machine.open(newest, number).close()
+                machine.disks.open(newest, number).close()
             return newest.epoch <= Epoch(Position.parse(finding.from_position).epoch)
         number = DiskNumber(finding.disk)
         if number not in sizes:
             return False
-        source = machine.open(newest, number)
+        source = machine.disks.open(newest, number)
         try:
             for start in range(finding.start, min(finding.end, sizes[number]), _STEP):
                 source.read_into(start, memoryview(bytearray(min(_STEP, finding.end - start, sizes[number] - start))))

@@ -104,7 +104,7 @@ class _Verification:
                 self._report.findings.append(lost)
             try:
                 machine = self._vault.machine(machine_id).with_one_listing()
-                timeline = machine.timeline()
+                timeline = machine.stored.timeline()
             except (Damaged, Refused) as error:
                 if lost is None:
                     self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
@@ -128,12 +128,12 @@ class _Verification:
         self._read_all(machine, "points/", points.from_fields)
         try:
             if timeline.epochs:
-                machine.machine_description()
+                machine.stored.description()
         except (Damaged, Refused) as error:
             self._note(vault_names.machine_folder(machine.id) + "descriptions/", error.message, machine.id)
 
     def _read_all(self, machine: MachineVault, folder: str, decode: Callable[[dict[str, Any], str], object]) -> None:
-        for item in machine.objects(folder):
+        for item in machine.folder.objects(folder):
             try:
                 decode(read_document(self._vault.store, machine.key, item.name), item.name)
             except NotFound:
@@ -143,7 +143,7 @@ class _Verification:
 
     def _machine(self, machine: MachineVault, timeline: Timeline) -> None:
         self._documents(machine, timeline)
-        listed = {item.name: item.size for item in machine.objects()}
+        listed = {item.name: item.size for item in machine.folder.objects()}
         for epoch in sorted(timeline.epochs):
             record = timeline.epochs[epoch]
             gap = timeline.gap(epoch)
@@ -170,7 +170,7 @@ class _Verification:
     def _segment(self, machine: MachineVault, stored: StoredSegment) -> None:
         name = stored.segment
         try:
-            opened, index = machine.segment_index(stored)
+            opened, index = machine.stored.segment_index(stored)
         except (Damaged, Refused) as error:
             self._note(stored.object.name, error.message, machine.id, position=f"{name.epoch}:{name.first}")
             return
@@ -206,11 +206,11 @@ class _Verification:
         """Check one layer; return names and sizes of what it names."""
         position = f"{stored.layer.epoch}:{stored.layer.end - 1}"
         try:
-            layer = machine.layer(stored)
+            layer = machine.stored.layer(stored)
         except (Damaged, Refused) as error:
             self._note(stored.object.name, error.message, machine.id, position=position)
             return {}
-        for name in sorted(machine.source_names(layer) - listed.keys()):
+        for name in sorted(machine.stored.source_names(layer) - listed.keys()):
             self._note(name, f"It is missing; {stored.object.name} needs it.", machine.id, position=position)
         for number, problem in self._packs(layer.opened):
             page = layer.index.pages[number]
@@ -218,18 +218,18 @@ class _Verification:
             self._note(stored.object.name, problem, machine.id, int(page["disk"]), start, end, position)
         merged = stored.layer.tier == DATA_TIER
         for row in range(len(layer.sources)):
-            name = machine.source_name(stored.layer.epoch, layer.sources[row])
+            name = machine.stored.source_name(stored.layer.epoch, layer.sources[row])
             # The segments behind an index layer are walked by themselves.
             if name not in listed or not (merged or any(layer.sources[row]["salt"].tobytes())):
                 continue
             if self._data or name in self._known:
                 self._layer_source(machine, layer, row, position)
-        return {machine.source_name(stored.layer.epoch, source): int(source["size"]) for source in layer.sources}
+        return {machine.stored.source_name(stored.layer.epoch, source): int(source["size"]) for source in layer.sources}
 
     def _layer_source(self, machine: MachineVault, layer: Layer, row: int, position: str) -> None:
         """What a merged layer took from an object whose packs do not all open: block by block."""
         try:
-            source = machine.layer_source(layer, row)
+            source = machine.stored.layer_source(layer, row)
             bad = dict(self._packs(source))
             for disk in layer.disks() if bad else []:
                 index = layer.whole(disk, machine.cache)
@@ -242,7 +242,7 @@ class _Verification:
                         start = block * BLOCK
                         self._note(source.name, problem, machine.id, disk, start, start + BLOCK, position)
         except (Damaged, Refused) as error:
-            name = machine.source_name(layer.name.epoch, layer.sources[row])
+            name = machine.stored.source_name(layer.name.epoch, layer.sources[row])
             self._note(name, error.message, machine.id, position=position)
 
     def _base_maps(self, machine: MachineVault, record: EpochRecord) -> None:
@@ -252,7 +252,7 @@ class _Verification:
             position = f"{record.epoch}:0"
             name = vault_names.base_map(machine.id, record.epoch, disk.number, disk.map)
             try:
-                base = machine.base_map(record.epoch, disk.number, disk.map)
+                base = machine.stored.base_map(record.epoch, disk.number, disk.map)
             except (Damaged, Refused) as error:
                 self._note(name, error.message, machine.id, disk.number, 0, disk.size, position)
                 continue
