@@ -10,6 +10,7 @@ from pydantic import Field
 from farshore.api_types.body import Body, Label, Moment, Natural, Pem, Shown, Token
 from farshore.api_types.commands import CommandFailure
 from farshore.api_types.failovers import SurvivingDisk
+from farshore.api_types.invitations import Invitation
 
 MOST_HELD = 1000
 ID = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
@@ -48,15 +49,8 @@ class MasterTargetAddition(Body):
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
 
 
-class MasterTargetInvitation(Body):
+class MasterTargetInvitation(Invitation):
     """The answer: a one-time token, shown once, for ``farshore-master-target enroll`` on its host."""
-
-    id: str
-    name: str
-    token: str
-    authority_fingerprint: str
-    expires: Moment
-    server_url: str
 
 
 class MasterTargetEnrolmentRequest(Body):

@@ -10,6 +10,7 @@ from pydantic import Field
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import Body, Label, Moment, Natural, Pem, Prose, Seconds, Shown, Token, Url
 from farshore.api_types.clocks import ClockStanding
+from farshore.api_types.invitations import Invitation
 from farshore.api_types.machines import Description, EpochKind
 from farshore.api_types.policies import Limits
 from farshore.api_types.vmware import DiscoveryOrder
@@ -254,15 +255,8 @@ class ServerAddition(Body):
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
 
 
-class ServerInvitation(Body):
+class ServerInvitation(Invitation):
     """The answer: a one-time token, shown once, for ``farshore-process-server enroll`` on the new server's host."""
-
-    id: str
-    name: str
-    token: str
-    authority_fingerprint: str
-    expires: Moment
-    server_url: str
 
 
 class ServerEnrolmentRequest(Body):

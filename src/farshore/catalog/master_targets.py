@@ -3,25 +3,17 @@ has its result."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Collection
 
 from sqlalchemy import func, select
 
 from farshore.catalog.database import Transaction
+from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import ErrandRow, FailoverRow, MasterTargetRow
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.states import UNDER_WAY
 
 OWN_NAME = "master-target"
-
-
-class ErrandState(enum.Enum):
-    """The state of an errand."""
-
-    WAITING = "waiting"
-    BEGUN = "begun"
-    ENDED = "ended"
 
 
 def every(tx: Transaction) -> list[MasterTargetRow]:
@@ -95,14 +87,14 @@ def drop_errand(tx: Transaction, failover: str) -> None:
 def open_of(tx: Transaction, master_target: str) -> list[str]:
     """Return the ids of the errands that a master target has to begin or continue, oldest first."""
     wanted = select(ErrandRow.id).where(
-        ErrandRow.master_target == master_target, ErrandRow.state != ErrandState.ENDED.value
+        ErrandRow.master_target == master_target, ErrandRow.state != DelegatedState.ENDED.value
     )
     return list(tx.scalars(wanted.order_by(ErrandRow.created, ErrandRow.id)))
 
 
 def counts(tx: Transaction) -> dict[str, int]:
     """Return the number of errands of each master target."""
-    wanted = select(ErrandRow.master_target, func.count()).where(ErrandRow.state != ErrandState.ENDED.value)
+    wanted = select(ErrandRow.master_target, func.count()).where(ErrandRow.state != DelegatedState.ENDED.value)
     return {row[0]: row[1] for row in tx.execute(wanted.group_by(ErrandRow.master_target))}
 
 
@@ -111,7 +103,7 @@ def has_errand_for(tx: Transaction, master_target: str, machine: str) -> bool:
     wanted = select(func.count()).where(
         ErrandRow.master_target == master_target,
         ErrandRow.machine == machine,
-        ErrandRow.state != ErrandState.ENDED.value,
+        ErrandRow.state != DelegatedState.ENDED.value,
     )
     return bool(tx.scalar(wanted))
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import enum
-
 from sqlalchemy import func, select
 
 from farshore.catalog import tokens
 from farshore.catalog.database import Transaction
+from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import PushRow
-
-
-class PushState(enum.Enum):
-    """The state of a push."""
-
-    WAITING = "waiting"
-    BEGUN = "begun"
-    ENDED = "ended"
 
 
 def find(tx: Transaction, push: str) -> PushRow | None:
@@ -32,14 +23,14 @@ def ask(tx: Transaction, row: PushRow) -> None:
 
 def open_of(tx: Transaction, server: str) -> list[str]:
     """Return the ids of the pushes that a process server has to begin or continue, oldest first."""
-    wanted = select(PushRow.id).where(PushRow.server == server, PushRow.state != PushState.ENDED.value)
+    wanted = select(PushRow.id).where(PushRow.server == server, PushRow.state != DelegatedState.ENDED.value)
     return list(tx.scalars(wanted.order_by(PushRow.created, PushRow.id)))
 
 
 def begun_by(tx: Transaction, server: str) -> tuple[int, int]:
     """Return the number of pushes that a process server has begun, and how often it has reported on them."""
     counted = select(func.count(), func.sum(PushRow.signs)).where(
-        PushRow.server == server, PushRow.state == PushState.BEGUN.value
+        PushRow.server == server, PushRow.state == DelegatedState.BEGUN.value
     )
     count, signs = tx.execute(counted).one()
     return count, signs or 0

@@ -13,12 +13,12 @@ from farshore.api_types.master_targets import (
     MasterTargetInvitation,
     MasterTargetStanding,
 )
-from farshore.api_types.servers import VaultStatus
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.grammar import parse_duration
-from farshore.cli.output import ago, coloured, moment, out, print_done, print_fields, print_json, print_table
+from farshore.cli.invitation import print_invitation
+from farshore.cli.output import ago, coloured, print_done, print_fields, print_json, print_table
 from farshore.client.transport import segment
 
 app = typer.Typer(
@@ -98,25 +98,7 @@ def add(
     if as_json:
         print_json(made)
         return
-    print_fields(
-        [
-            ("Master target", made.name),
-            ("Token", made.token),
-            ("Server", made.server_url),
-            ("Authority fingerprint", made.authority_fingerprint),
-            ("Valid until", moment(made.expires)),
-        ]
-    )
-    out.print("The token is shown only now and can be used once. On its host, run:")
-    out.print(
-        f"  farshore-master-target enroll --server {made.server_url} "
-        f"--authority-fingerprint {made.authority_fingerprint}"
-    )
-    vault = api.transport.get("/v1/vault", VaultStatus).url
-    if vault.startswith("file:"):
-        out.print(
-            coloured(f"The vault is the folder {vault}: its host must see the same folder at that path.", "yellow")
-        )
+    print_invitation(api, made, what="Master target", program="farshore-master-target", where="its host")
 
 
 @app.command()

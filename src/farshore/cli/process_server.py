@@ -14,12 +14,12 @@ from farshore.api_types.servers import (
     ServerChange,
     ServerInvitation,
     ServerStanding,
-    VaultStatus,
 )
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.grammar import parse_duration
+from farshore.cli.invitation import print_invitation
 from farshore.cli.output import (
     ago,
     as_json_value,
@@ -113,24 +113,7 @@ def add(
     if as_json:
         print_json(made)
         return
-    print_fields(
-        [
-            ("Process server", made.name),
-            ("Token", made.token),
-            ("Server", made.server_url),
-            ("Authority fingerprint", made.authority_fingerprint),
-            ("Valid until", moment(made.expires)),
-        ]
-    )
-    out.print("The token is shown only now and can be used once. On the new server, run:")
-    out.print(
-        f"  farshore-process-server enroll --server {made.server_url} "
-        f"--authority-fingerprint {made.authority_fingerprint}"
-    )
-    vault = api.transport.get("/v1/vault", VaultStatus).url
-    if vault.startswith("file:"):
-        warning = f"The vault is the folder {vault}: the new server must see the same folder at that path."
-        out.print(coloured(warning, "yellow"))
+    print_invitation(api, made, what="Process server", program="farshore-process-server", where="the new server")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from farshore.api_types.commands import CommandFailure
 from farshore.api_types.master_targets import ErrandResult
 from farshore.catalog import master_targets
 from farshore.catalog.database import Catalog, Transaction
-from farshore.catalog.master_targets import ErrandState
+from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import ErrandRow, MasterTargetRow
 from farshore.delivery.in_place import HomeOrder
 from farshore.delivery.port import Watch
@@ -99,7 +99,7 @@ class MasterTargets:
                         "The task of the master target is no longer known.", remedy="Run the failback again."
                     )
                 name = master_targets.get(tx, row.master_target).name
-            if row.state == ErrandState.ENDED.value:
+            if row.state == DelegatedState.ENDED.value:
                 return ErrandResult.model_validate(row.result)
             signs, quiet = row.signs, 0 if row.signs != signs else quiet + 1
             watch(row.fraction, row.detail or f"the master target {name} has not begun")

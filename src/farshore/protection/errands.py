@@ -1,8 +1,7 @@
 """What master targets do for failbacks, as transactions of the catalog.
 
 A master target speaks for the errands that it was chosen for, and hears of no others; it is given the keys of the
-machines of these alone. Of its own starts only the last that has begun an errand counts. What is repeated changes
-nothing.
+machines of these alone. What it says of them: ``delegated``.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from farshore.api_types.master_targets import (
 )
 from farshore.catalog import epochs, key_grants, machines, master_targets
 from farshore.catalog.database import Transaction
-from farshore.catalog.master_targets import ErrandState
+from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import ErrandRow, MasterTargetRow
 from farshore.model.errors import Forbidden, NotFound, WrongState
+from farshore.protection import delegated
 from farshore.protection.assignment import SILENT_AFTER
 
 
@@ -65,31 +65,20 @@ def begin(tx: Transaction, row: MasterTargetRow, errand: str, run: str) -> Erran
     found = _of(tx, row, errand)
     if found is None:
         raise NotFound(f"There is no errand {errand} for this master target.", remedy="Nothing needs to be done.")
-    if found.state == ErrandState.ENDED.value:
+    if found.state == DelegatedState.ENDED.value:
         raise WrongState(f"The errand {errand} has ended.", remedy="Nothing needs to be done.")
-    found.state, found.run, found.signs = ErrandState.BEGUN.value, run, found.signs + 1
+    found.state, found.run, found.signs = DelegatedState.BEGUN.value, run, found.signs + 1
     return found
 
 
 def note(tx: Transaction, row: MasterTargetRow, errand: str, progress: ErrandProgress) -> bool:
-    """Return how far an errand is; whether it is still wanted."""
-    found = _of(tx, row, errand)
-    if found is None or found.run != progress.run or found.state != ErrandState.BEGUN.value:
-        return False
-    found.signs += 1
-    found.fraction, found.detail = progress.fraction, progress.detail
-    return True
+    """Note how far an errand is. Return whether it is still wanted."""
+    return delegated.note(_of(tx, row, errand), progress)
 
 
 def end(tx: Transaction, row: MasterTargetRow, errand: str, result: ErrandResult) -> bool:
-    """Return what came of an errand; whether that was still wanted. The first word of the last start holds."""
-    found = _of(tx, row, errand)
-    if found is None or found.run != result.run:
-        return False
-    if found.state == ErrandState.BEGUN.value:
-        found.state, found.signs = ErrandState.ENDED.value, found.signs + 1
-        found.result = result.model_dump(mode="json")
-    return True
+    """Note what came of an errand. Return whether that was still wanted."""
+    return delegated.end(_of(tx, row, errand), result)
 
 
 def domains(tx: Transaction, row: MasterTargetRow, machine: str, now: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Pushes that process servers carry out for a job of the configuration server, as transactions of the catalog.
 
-A process server speaks for the pushes that it was chosen for, and hears of no others. Of its own starts only the last
-that has begun a push counts: what an earlier one still says comes too late. What is repeated changes nothing.
+A process server speaks for the pushes that it was chosen for, and hears of no others. What it says of them:
+``delegated``.
 
 A process server carries out a few pushes at once, and the others wait in line there. The time of a push, which is the
 life of its token too, begins when the server begins it.
@@ -15,9 +15,10 @@ from farshore.api_types.events import Severity
 from farshore.api_types.pushes import PushProgress, PushResult
 from farshore.catalog import events, pushes, tokens
 from farshore.catalog.database import Transaction
-from farshore.catalog.pushes import PushState
+from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.model.errors import NotFound, TryLater, WrongState
+from farshore.protection import delegated
 from farshore.protection.assignment import SECOND, SILENT_AFTER, is_healthy
 
 MOST_BEGUN = 5
@@ -50,9 +51,9 @@ def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: i
     row = _of(tx, server, push)
     if row is None:
         raise NotFound(f"There is no push {push} for this process server.", remedy="Nothing needs to be done.")
-    if row.state == PushState.ENDED.value:
+    if row.state == DelegatedState.ENDED.value:
         raise WrongState(f"The push {push} has ended.", remedy="Nothing needs to be done.")
-    if row.state == PushState.WAITING.value or row.run != run:
+    if row.state == DelegatedState.WAITING.value or row.run != run:
         if row.begun >= MOST_BEGUN:
             raise WrongState(
                 f"The push {push} was started {row.begun} times without an end.", remedy="Add the machine again."
@@ -71,29 +72,18 @@ def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: i
             message=f"Process server {server.name} was given what it logs in to {row.login['host']} with.",
             detail={"process_server": server.id},
         )
-    row.state = PushState.BEGUN.value
+    row.state = DelegatedState.BEGUN.value
     return row
 
 
 def note(tx: Transaction, server: ProcessServerRow, push: str, progress: PushProgress) -> bool:
-    """Return how far a push is; whether it is still wanted."""
-    row = _of(tx, server, push)
-    if row is None or row.run != progress.run or row.state != PushState.BEGUN.value:
-        return False
-    row.signs += 1
-    row.fraction, row.detail = progress.fraction, progress.detail
-    return True
+    """Note how far a push is. Return whether it is still wanted."""
+    return delegated.note(_of(tx, server, push), progress)
 
 
 def end(tx: Transaction, server: ProcessServerRow, push: str, result: PushResult) -> bool:
-    """Return what came of a push; whether that was still wanted. The first word of the last start holds."""
-    row = _of(tx, server, push)
-    if row is None or row.run != result.run:
-        return False
-    if row.state == PushState.BEGUN.value:
-        row.state, row.signs = PushState.ENDED.value, row.signs + 1
-        row.result = result.model_dump(mode="json")
-    return True
+    """Note what came of a push. Return whether that was still wanted."""
+    return delegated.end(_of(tx, server, push), result)
 
 
 def stand_in(

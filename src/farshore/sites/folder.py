@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,13 @@ def replace(contents: dict[Path, bytes], *, remove: Path) -> None:
         new.rename(path)
     for folder in {folder for path in contents for folder in (path.parent, path.parent.parent)}:
         _make_lasting(folder)
+
+
+def remove_home(home: Path) -> None:
+    """Remove a machine's folder, if it is there; another call may be removing it too. Raises OSError."""
+    while home.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(home)
 
 
 def _make_lasting(folder: Path) -> None:

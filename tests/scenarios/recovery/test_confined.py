@@ -23,6 +23,7 @@ from farshore.export.settings import ExportedDisk, ExportSettings, FileDisk
 from farshore.lab.ports import free_port
 from farshore.model.machine import NicDescription
 from farshore.sites.port import AttachedDisk, Condition, RecoveryOrder, ServedDisk, UnixAddress
+from farshore.sites.qemu import launching
 from farshore.sites.qemu import site as site_module
 from farshore.sites.qemu.confinement import account
 from farshore.sites.qemu.site import QemuSite
@@ -135,7 +136,7 @@ def test_a_guest_reaches_no_host_and_its_qemu_has_no_rights(
 
 def _try(place: Path, open_folder: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, image = boot_image(open_folder, listener.port)
-    made = site_module.qemu_command
+    made = launching.qemu_command
 
     def with_guest(*arguments: object) -> list[str]:
         # The second card is the control: a network as recovered machines had before.
@@ -144,7 +145,7 @@ def _try(place: Path, open_folder: Path, listener: Listener, monkeypatch: pytest
         start = ["-kernel", kernel, "-initrd", image, "-append", "console=ttyS0 quiet panic=-1 no_timer_check"]
         return [*made(*arguments), *control, *start]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(site_module, "qemu_command", with_guest)
+    monkeypatch.setattr(launching, "qemu_command", with_guest)
     disk = place / "disk"
     with disk.open("wb") as file:
         file.truncate(64 << 20)

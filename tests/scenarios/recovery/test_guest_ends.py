@@ -10,6 +10,7 @@ from tests.contract.places import QemuPlace, qemu_place
 from tests.waiting import until
 
 from farshore.sites.port import Condition, FailoverId
+from farshore.sites.qemu import launching
 from farshore.sites.qemu import site as site_module
 from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.monitor import ask
@@ -50,12 +51,12 @@ def test_a_stop_with_grace_lets_the_guest_end() -> None:
 
 @pytest.mark.parametrize("by_stop", [True, False])
 def test_what_an_earlier_release_started_ends_with_its_guest(monkeypatch: pytest.MonkeyPatch, by_stop: bool) -> None:
-    made = site_module.qemu_command
+    made = launching.qemu_command
 
     def without(*arguments: object) -> list[str]:
         return [word for word in made(*arguments) if word != "-no-shutdown"]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(site_module, "qemu_command", without)
+    monkeypatch.setattr(launching, "qemu_command", without)
     with qemu_place() as place:
         site, failover = started(place)
         # Its record held the number and no more.

@@ -12,6 +12,7 @@ from farshore.api_types.master_targets import (
 from farshore.catalog import key_grants, master_targets
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.invitations import invitation
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
@@ -38,14 +39,7 @@ def invite_master_target(
     """Invite another master target: return a one-time token for it, whose secret is returned here and never again."""
     with installation.catalog.writing() as tx:
         row, token = master_target_enrolment.invite(tx, request, user.actor, installation.clock.now())
-        return MasterTargetInvitation(
-            id=row.id,
-            name=row.name,
-            token=token.secret,
-            authority_fingerprint=installation.issuer.authority.fingerprint,
-            expires=token.expires,
-            server_url=installation.settings.base_url,
-        )
+        return invitation(MasterTargetInvitation, row, token, installation)
 
 
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)

@@ -14,6 +14,7 @@ from farshore.catalog import events, key_grants, machines, process_servers
 from farshore.catalog.change_details import changed, fields_of, in_words
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.invitations import invitation
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
@@ -41,14 +42,7 @@ def invite_server(request: ServerAddition, user: Contributor, installation: Inst
         row, token = server_enrolment.invite(
             tx, request, user.actor, installation.clock.now(), installation.settings.names
         )
-        return ServerInvitation(
-            id=row.id,
-            name=row.name,
-            token=token.secret,
-            authority_fingerprint=installation.issuer.authority.fingerprint,
-            expires=token.expires,
-            server_url=installation.settings.base_url,
-        )
+        return invitation(ServerInvitation, row, token, installation)
 
 
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)

@@ -19,7 +19,7 @@ from farshore.api_types.machines import TokenRequest
 from farshore.api_types.pushes import PushResult
 from farshore.catalog import machines, process_servers, pushes, secrets
 from farshore.catalog.database import Catalog, Transaction
-from farshore.catalog.pushes import PushState
+from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.configuration_server.push_logins import Logins, jump_place_of, known_keys, place_of
 from farshore.configuration_server.sealing import Sealer
@@ -152,11 +152,11 @@ class PushesThrough:
                 before = (0, 0) if row is None else pushes.begun_by(tx, row.server)
             if row is None:
                 return None
-            if row.state == PushState.ENDED.value:
+            if row.state == DelegatedState.ENDED.value:
                 return PushResult.model_validate(row.result)
             if self.clock.now() >= row.ends:
                 raise _late(row, name)
-            waits = row.state == PushState.WAITING.value
+            waits = row.state == DelegatedState.WAITING.value
             signs = before if waits else (1, row.signs)
             heard, quiet = signs, 0 if signs != heard else quiet + 1
             in_line = f"it waits, {before[0]} others are under way" if before[0] else "it has not begun"
@@ -193,7 +193,7 @@ def _good(result: PushResult) -> PushResult:
 
 
 def _late(row: PushRow, name: str) -> TryLater:
-    if row.state == PushState.WAITING.value:
+    if row.state == DelegatedState.WAITING.value:
         return TryLater(
             f"Process server {name} has not started this push within {LINE_SECONDS // 3600} hours.",
             remedy="See its other work with `farshore job list`, then add the machine again.",

@@ -25,7 +25,7 @@ from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreacha
 from farshore.model.machine import Firmware
 from farshore.model.target import NetworkKind
 from farshore.sites.bubble.client import BubbleAddress
-from farshore.sites.folder import alone, explained, home_of, replace
+from farshore.sites.folder import alone, explained, home_of, remove_home, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, document
 from farshore.sites.libvirt.settings import LibvirtSettings
@@ -274,9 +274,7 @@ class LibvirtSite:
                     if bubble is not None:
                         bubble.leave(failover)
                         bubble.tidy()
-                    while home.exists():
-                        with contextlib.suppress(FileNotFoundError):  # another call is removing it, too
-                            shutil.rmtree(home)
+                    remove_home(home)
 
     def present(self) -> tuple[FailoverId, ...]:
         folder = self._folder.absolute()

@@ -22,7 +22,6 @@ import re
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import threading
 import time
@@ -31,8 +30,7 @@ from pathlib import Path
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.sites.bubble.client import BubbleAddress
-from farshore.sites.folder import explained, home_of, lock, replace
-from farshore.sites.half_written import check_whole
+from farshore.sites.folder import explained, home_of, lock, remove_home, replace
 from farshore.sites.orders import kept_order, not_created, write_order
 from farshore.sites.picture import png_of
 from farshore.sites.port import (
@@ -42,18 +40,14 @@ from farshore.sites.port import (
     FailoverId,
     RecoveredMachine,
     RecoveryOrder,
-    ServedDisk,
-    TcpAddress,
-    UnixAddress,
     Way,
-    WrittenDisk,
 )
 from farshore.sites.qemu.accelerator import FIRMWARE, QEMU, choose_accelerator
-from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, LentDisk, RunFiles, has_variables, qemu_command
-from farshore.sites.qemu.confinement import Lending, account, confined
+from farshore.sites.qemu.command import NOTHING_LENT, Host, RunFiles, has_variables, qemu_command
+from farshore.sites.qemu.confinement import Lending, account
+from farshore.sites.qemu.launching import has_ended, launch, start_failure
 from farshore.sites.qemu.monitor import ask, screen
 from farshore.sites.qemu.processes import (
-    begin_record,
     find_process,
     is_noted,
     note_shut_down,
@@ -87,7 +81,6 @@ _CONDITIONS = {
 _LIVE = (Condition.RUNNING, Condition.PAUSED)
 _FORWARDED = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)\s")
 """The host's port and the guest's, as ``info usernet`` prints a forwarded port."""
-_PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 
 class QemuSite:
@@ -179,13 +172,13 @@ class QemuSite:
                 found = self._take(failover, lending)
                 if found is not None:
                     return found
-                process = self._launch(self.order(failover), files, lending)
+                process = launch(self.order(failover), files, self._host(), self._bubbles, lending)
             try:
                 # The socket listens from the beginning; the answer comes once the machine is built.
                 ask(files.monitor, "query-status", timeout=_START_SECONDS)
             except Unreachable as error:
-                if _has_ended(process):
-                    raise _start_failure(files) from error
+                if has_ended(process):
+                    raise start_failure(files) from error
                 process.kill()
                 process.wait()
                 raise TryLater(
@@ -196,76 +189,17 @@ class QemuSite:
         threading.Thread(target=process.wait, name=f"machine {failover}", daemon=True).start()
         return self.status(failover)
 
-    def _launch(self, order: RecoveryOrder, files: RunFiles, lending: Lending) -> subprocess.Popen[bytes]:
-        console = lending.file(files.console, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        if has_variables(order) and not files.variables.exists():
-            raise NotFound(f"The UEFI variables of {order.name} are gone.", remedy="Create the machine again.")
-        variables = lending.file(files.variables, os.O_RDWR) if has_variables(order) else -1
-        try:
-            sockets = {path: lending.socket(path) for path in _sockets(order)}
-            credentials = {path: lending.folder(path) for path in _credentials(order)}
-        except FileNotFoundError as error:
-            raise TryLater(
-                f"Nothing exports the disks of {order.name}: {error.filename} is missing.",
-                remedy="Start the export, then the machine.",
-            ) from error
-        disks = {path: _lent_disk(lending.disk(path, order.name)) for path in _written(order)}
-        for path in disks:
-            check_whole(path)
-        cards = self._plug_in(order, lending)
-        files.monitor.unlink(missing_ok=True)
-        files.log.write_bytes(b"")
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor,
-            begin_record(files.pid) as pid,
-            files.log.open("ab") as log,
-        ):
-            monitor.bind(str(files.monitor))
-            files.monitor.chmod(0o600)
-            monitor.listen(8)
-            lent = Lent(monitor.fileno(), console, variables, sockets, disks, credentials, cards)
-            run = qemu_command(order, files, self._host(), lent)
-            command = confined(run, machine=order.failover, ports=() if order.bubble else sorted(order.forward))
-            try:
-                return subprocess.Popen(
-                    # The number is in the file before QEMU begins, whatever happens to this process.
-                    ["/bin/sh", "-c", 'echo $$ && exec "$@" >&2', "sh", *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=pid,
-                    stderr=log,
-                    pass_fds=(monitor.fileno(), *lending.descriptors),
-                    # A signal to the server's process group must not reach its machines.
-                    start_new_session=True,
-                    cwd="/",
-                )
-            except OSError as error:
-                raise Refused(f"QEMU cannot be started: {error}.", remedy="Install qemu-system-x86.") from error
-
-    def _plug_in(self, order: RecoveryOrder, lending: Lending) -> dict[int, int]:
-        """Make the machine a member of its test network, and return the cables of its cards. Raises Refused,
-        TryLater."""
-        if not order.bubble or not order.machine.nics:
-            return {}
-        bubble = BubbleAddress(self._bubbles, order.bubble)
-        try:
-            ends = bubble.join(order.failover, order.machine.nics, order.forward)
-        except OSError as error:
-            raise TryLater(
-                f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat the command."
-            ) from error
-        return {number: lending.lend(end) for number, end in enumerate(ends)}
-
     def status(self, failover: FailoverId) -> RecoveredMachine:
         with explained(self._files(failover).folder):
             return self._look(failover)[0]
 
     def _look(self, failover: FailoverId) -> tuple[RecoveredMachine, int | None]:
-        """Return the machine's state, and the process that runs it or remains of it."""
+        """How it is, and the process that runs it or is left of it."""
         files = self._files(failover)
         condition, detail = Condition.STOPPED, ""
         with opened_record(files.pid) as record:
             process = self._find(failover, record)
-            # The note is read after the process was looked for: it is written before the process is ended.
+            # The note is read after the process was looked for: it is written before the process is let go.
             noted = is_noted(record)
             if process is not None and not noted:
                 try:
@@ -273,11 +207,11 @@ class QemuSite:
                     detail = str(told.get("status", "") if isinstance(told, dict) else told)[:100]
                     condition = _CONDITIONS.get(detail, Condition.RUNNING)
                 except Unreachable as error:
-                    # It exists; a busy monitor (QEMU reconnects to a disk) does not mean that it is dead.
+                    # It exists; a monitor that is busy (QEMU reconnects to a disk) is no reason to call it dead.
                     condition, detail = Condition.RUNNING, error.message
                     if not runs(process, files.pid):
                         process, condition, detail = None, Condition.STOPPED, ""
-                    noted = is_noted(record)  # another reader is ending it at this moment
+                    noted = is_noted(record)  # by another look, which lets it go just now
                 if condition is Condition.SHUT_DOWN:
                     noted = note_shut_down(record)
             if noted:
@@ -287,9 +221,9 @@ class QemuSite:
         if not files.folder.exists():
             if process is None:
                 return RecoveredMachine(failover, Condition.ABSENT), None
-            detail = f"{files.folder} was deleted while the machine runs. Destroy the machine, then fail over again."
+            detail = f"{files.folder} was deleted while it runs. Destroy it, then fail over again."
         elif process is None and not files.order.exists():
-            detail = "The machine's order is missing. Create the machine again, or destroy it."
+            detail = "Its order is missing. Create it again, or destroy it."
         elif detail in ("running", "shutdown"):
             detail = ""
         return RecoveredMachine(failover, condition, _ADDRESS if condition in _LIVE else "", detail), process
@@ -307,9 +241,7 @@ class QemuSite:
             self._end(failover, 0, held)
             if bubble is not None:
                 bubble.tidy()
-            while folder.exists():
-                with contextlib.suppress(FileNotFoundError):  # another call is removing it, too
-                    shutil.rmtree(folder)
+            remove_home(folder)
 
     def present(self) -> tuple[FailoverId, ...]:
         folder = self._folder.absolute()
@@ -326,15 +258,14 @@ class QemuSite:
         return tuple(FailoverId(name) for name in sorted(found))
 
     def resume(self, failover: FailoverId) -> None:
-        """Resume a machine that was paused because a disk did not answer; wake one that suspended itself. Raises
-        Unreachable."""
+        """Let a machine go on that a disk's silence had paused, wake one that suspended itself. Raises Unreachable."""
         monitor = self._files(failover).monitor
         told = ask(monitor, "query-status")
         suspended = isinstance(told, dict) and told.get("status") == "suspended"
         ask(monitor, "system_wakeup" if suspended else "cont")
 
     def answers(self, failover: FailoverId, port: int) -> bool:
-        """Return whether the guest accepts connections. QEMU accepts every connection itself before it knows."""
+        """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
         files = self._files(failover)
         bubble = self._bubble(failover)
         if bubble is not None:
@@ -351,12 +282,12 @@ class QemuSite:
                     if _hung_up(peer):
                         return False
         except (OSError, Unreachable):
-            # No listener, or a busy monitor: it does not answer yet.
+            # No listener, or a monitor that is busy: it does not answer yet.
             return False
         return False
 
     def lead_in(self, failover: FailoverId, port: int) -> int:
-        """See Leading: add a forwarded port to QEMU. Only QEMU knows this port."""
+        """See Leading: QEMU is asked for one forwarded port more. It is known by QEMU alone."""
         if self.status(failover).condition is not Condition.RUNNING:
             return 0
         order, monitor = self.order(failover), self._files(failover).monitor
@@ -373,11 +304,11 @@ class QemuSite:
         return found
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """Return the failover's id: it is passed to QEMU as the machine's UUID."""
+        """The failover's id: the console is passed to QEMU as the machine's UUID."""
         return failover.lower()
 
     def console(self, failover: FailoverId) -> Path:
-        """Return the file with the output of the first serial port."""
+        """What the machine said on its first serial port."""
         return self._files(failover).console
 
     def screen(self, failover: FailoverId) -> bytes:
@@ -393,9 +324,9 @@ class QemuSite:
             ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
-        """Keep the newest half if the console is longer than CONSOLE_BYTES. Everything is dropped if the file system
-        cannot remove a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it continues after what is kept.
-        Of QEMU's log the oldest half of LOG_BYTES is kept, which has the first error."""
+        """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
+        out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept. Of its log
+        the oldest half of LOG_BYTES stays: what went wrong first."""
         path = self._files(failover).console
         with explained(path.parent):
             log = self._files(failover).log
@@ -414,11 +345,11 @@ class QemuSite:
                 os.truncate(path, 0)
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
-        """Return the machine's order. Raises NotFound, Damaged."""
+        """What was ordered. Raises NotFound, Damaged."""
         return kept_order(self._files(failover).order, failover)
 
     def _is_ordered(self, order: RecoveryOrder) -> bool:
-        """Return whether exactly this order is stored. Its text may differ: an earlier release wrote fewer fields."""
+        """Whether this very order is there. Its text may differ: an earlier release wrote fewer fields."""
         try:
             return self.order(order.failover) == order
         except (NotFound, Damaged):
@@ -429,7 +360,7 @@ class QemuSite:
         return self._folder.absolute() / _BUBBLES
 
     def _bubble(self, failover: FailoverId) -> BubbleAddress | None:
-        """Return the test network of a machine; None if it is on none."""
+        """The test network of a machine; None create it missing on none."""
         try:
             name = self.order(failover).bubble
         except (NotFound, Damaged):
@@ -447,7 +378,7 @@ class QemuSite:
         return Host(self._accelerator, os.cpu_count() or 1, firmware, memory)
 
     def _find(self, failover: FailoverId, record: int | None) -> int | None:
-        """Return the process that runs this machine, if any: the recorded one, or one whose record somebody deleted."""
+        """The process that runs this machine, if one does: ``held`` gets the recorded one, or one whose record somebody deleted."""
         path = self._files(failover).pid
         process = recorded_process(record)
         if process is not None and runs(process, path):
@@ -455,9 +386,9 @@ class QemuSite:
         return find_process(path, _users(failover))
 
     def _take(self, failover: FailoverId, held: Lending, *, make: bool = False) -> RecoveredMachine | None:
-        """Wait for the machine's lock, which ``held`` then holds. If the machine runs, return it, without the lock.
+        """Wait for the machine's lock, which goes to ``held``. Return the machine, without the lock, where it runs.
 
-        A QEMU that cannot continue is ended. With ``make``, create a missing folder. Raises TryLater."""
+        What is left of a QEMU that cannot go on is ended. ``make``: its folder, if there is none. Raises TryLater."""
         files = self._files(failover)
         give_up = time.monotonic() + _START_SECONDS
         while True:
@@ -473,20 +404,18 @@ class QemuSite:
                 held.lend(taken)
                 return None
             if time.monotonic() > give_up:
-                raise TryLater(
-                    f"Another call is working on {failover}.", remedy="Repeat the command when it has ended."
-                )
+                raise TryLater(f"Another call is working on {failover}.", remedy="Repeat once that has ended.")
             time.sleep(_POLL_SECONDS)
 
     def _end(self, failover: FailoverId, grace: float, held: Lending) -> None:
-        """End the machine's process and prevent a new one: ``held`` gets the machine's lock. Raises TryLater."""
+        """End its process and keep another from beginning: the machine's lock goes to ``held``. Raises TryLater."""
         files = self._files(failover)
         process = self._process(failover)
         if process is not None and grace > 0:
             _shut_down(files, process, grace)
         if process is not None:
             with contextlib.suppress(Unreachable):
-                # It closes its disks in order; data that the guest had not flushed is already in the overlay.
+                # It closes its disks in order; what the guest had not flushed is in the overlay already.
                 ask(files.monitor, "quit")
                 _ends(files, process, _END_SECONDS / 2)
         give_up = time.monotonic() + _END_SECONDS
@@ -504,50 +433,14 @@ class QemuSite:
                     return
             if time.monotonic() > give_up:
                 raise TryLater(
-                    f"The process of {failover} does not stop.",
-                    remedy="Check what the machine waits for, for example its disks.",
+                    f"The process of {failover} does not stop.", remedy="Find out what it waits for, such as its disks."
                 )
             time.sleep(_POLL_SECONDS)
 
     def _process(self, failover: FailoverId) -> int | None:
-        """Return the process that runs this machine now."""
+        """The process that runs this machine now."""
         with opened_record(self._files(failover).pid) as record:
             return self._find(failover, record)
-
-
-def _sockets(order: RecoveryOrder) -> set[Path]:
-    """Return the sockets of its disks that are served on this host."""
-    media = [disk.medium for disk in order.disks]
-    addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
-    return {address.path for address in addresses if isinstance(address, UnixAddress)}
-
-
-def _credentials(order: RecoveryOrder) -> set[Path]:
-    """Return the folders with its credentials for disks that are served over TLS."""
-    media = [disk.medium for disk in order.disks]
-    addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
-    return {one.tls.folder for one in addresses if isinstance(one, TcpAddress) and one.tls is not None}
-
-
-def _written(order: RecoveryOrder) -> list[Path]:
-    """Return its disks that are files or devices of this host."""
-    return [disk.medium.path for disk in order.disks if isinstance(disk.medium, WrittenDisk)]
-
-
-def _lent_disk(descriptor: int) -> LentDisk:
-    return LentDisk(descriptor, stat.S_ISBLK(os.fstat(descriptor).st_mode))
-
-
-def _start_failure(files: RunFiles) -> TryLater:
-    """Return the error for a QEMU that ended, with QEMU's own message."""
-    said = files.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it gave no reason"]
-    taken = _PORT_RULE.search(said[0])
-    if taken is not None:
-        return TryLater(
-            f"Port {taken[1]} of this host cannot be forwarded to the machine: another program uses it.",
-            remedy=f"Find the program (ss -ltnp sport = :{taken[1]}) and stop it, or fail over with another port.",
-        )
-    return TryLater(f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat.")
 
 
 def _users(failover: FailoverId) -> set[int]:
@@ -574,15 +467,6 @@ def _ends(files: RunFiles, process: int, seconds: float) -> None:
     give_up = time.monotonic() + seconds
     while runs(process, files.pid) and time.monotonic() < give_up:
         time.sleep(_POLL_SECONDS)
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether it has ended, or ends now that its monitor is closed."""
-    try:
-        process.wait(_ANSWER_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _led_in(monitor: Path, port: int, *, known: Mapping[int, int]) -> int:

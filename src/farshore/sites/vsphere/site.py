@@ -13,14 +13,13 @@ import.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater
-from farshore.sites.folder import alone, explained, home_of, replace
+from farshore.sites.folder import alone, explained, home_of, remove_home, replace
 from farshore.sites.orders import kept_order, not_created, write_order
 from farshore.sites.port import (
     Capacity,
@@ -187,9 +186,7 @@ class VsphereSite:
             with alone(home, failover, make=False, seconds=_LOCK_SECONDS):
                 if seen is not None:
                     self._remove(opened, seen)
-                while home.exists():
-                    with contextlib.suppress(FileNotFoundError):  # another call is removing it, too
-                        shutil.rmtree(home)
+                remove_home(home)
 
     def present(self) -> tuple[FailoverId, ...]:
         with explained(self._folder), self._session() as opened:
