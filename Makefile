@@ -22,7 +22,7 @@ demo-azure: setup-tests  ## the same with a vault in Azurite and a double of Azu
 	@$(PYTHON) -m tests.azure.demo
 
 # What runs on the protected machine's own Python, 3.9 or later.
-AGENT := $(addprefix src/farshore/,__init__.py clock.py) $(addprefix src/farshore/,api_types client formats mobility model telemetry)
+AGENT := $(addprefix src/farshore/,__init__.py backoff.py clock.py) $(addprefix src/farshore/,api_types client formats mobility model telemetry)
 
 check: setup  ## lint, types, import contracts
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types agent-types lint  # none of them uses two processors

@@ -4,11 +4,11 @@ disk."""
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from farshore.backoff import Backoff
 from farshore.export.device import Residency
 from farshore.formats.batch import Buffer
 from farshore.model.errors import TryLater
@@ -64,7 +64,7 @@ class PatientSource:
 
     def _patiently(self, act: Callable[[], Result]) -> Result:
         end = self._clock() + self._seconds
-        wait = _FIRST_WAIT
+        backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
         while True:
             try:
                 return act()
@@ -73,5 +73,4 @@ class PatientSource:
                 if left <= 0:
                     raise
                 log.warning("A read from the vault is being repeated: %s", error)
-                self._sleep(min(left, max(wait * random.uniform(0.5, 1.0), error.after or 0.0)))
-                wait = min(2 * wait, _LONGEST_WAIT)
+                self._sleep(min(left, backoff.pause(error.after or 0.0)))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from farshore.api_types.master_targets import MOST_HELD, MasterTargetRegistration, MasterTargetReport
+from farshore.backoff import Backoff
 from farshore.client.credentials import Credentials
 from farshore.client.master_target_self import MasterTargetSelf
 from farshore.client.transport import Transport
@@ -31,16 +32,15 @@ def serve(path: Path, url: str, state: Path, stopping: threading.Event) -> None:
     control = MasterTargetSelf(Transport.from_credentials(Credentials.load(path), url or None))
     with contextlib.closing(control):
         registration = MasterTargetRegistration(version=version("farshore"))
-        pause = _PAUSE
+        backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
         given = None
         while given is None:
             try:
                 given = control.register(registration)
             except TryLater as error:
                 log.warning("The configuration server does not answer yet: %s", error)
-                if stopping.wait(pause):
+                if stopping.wait(backoff.pause()):
                     return
-                pause = min(_LONGEST_PAUSE, pause * 2)
         errands = Errands(control, given.vault_url, given.upkeep_key, state, ErrandProcess)
         renewal = Renewal(path, control, SystemClock())
         threading.Thread(target=renewal.run, args=(stopping,), name="renewal", daemon=True).start()

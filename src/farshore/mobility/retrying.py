@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from typing import Callable, TypeVar
 
+from farshore.backoff import Backoff
 from farshore.model.errors import TryLater
 
 log = logging.getLogger(__name__)
@@ -25,18 +25,16 @@ class Pauses:
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
-        self._next = FIRST_PAUSE
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
 
     def rest(self, error: TryLater) -> None:
         """Wait after ``error``. Raises Stopped."""
-        seconds = max(error.after or 0.0, self._next * random.uniform(0.5, 1.0))
-        self._next = min(LONGEST_PAUSE, self._next * 2)
-        if self._stop.wait(seconds):
+        if self._stop.wait(self._backoff.pause(error.after or 0.0)):
             raise Stopped
 
     def reset(self) -> None:
         """Begin with short pauses again, after a success."""
-        self._next = FIRST_PAUSE
+        self._backoff.reset()
 
 
 def until_done(work: Callable[[], Result], stop: threading.Event, what: str) -> Result:

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import resource
 import signal
 import socket
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from farshore.api_types.servers import ProcessServerSettings, Registration, ServerReport
+from farshore.backoff import Backoff
 from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
@@ -204,14 +204,13 @@ def _register(
     control: ProcessServerSelf, registration: Registration, stopping: threading.Event
 ) -> ProcessServerSettings | None:
     """Return the settings, as soon as the configuration server answers; None if we must stop."""
-    pause = _REGISTER_PAUSE
+    backoff = Backoff(_REGISTER_PAUSE, _LONGEST_REGISTER_PAUSE)
     while not stopping.is_set():
         try:
             return control.register(registration)
         except TryLater as error:
             _log.warning("The configuration server does not answer yet: %s", error)
-            stopping.wait(pause)
-            pause = min(_LONGEST_REGISTER_PAUSE, pause * 2)
+            stopping.wait(backoff.pause())
     return None
 
 
@@ -224,7 +223,7 @@ def _open_vault(
     stopping: threading.Event,
 ) -> Vault | None:
     """Return the vault, as soon as its store answers; None if we must stop. The problem is reported meanwhile."""
-    pause = _REGISTER_PAUSE
+    backoff = Backoff(_REGISTER_PAUSE, _LONGEST_REGISTER_PAUSE)
     while not stopping.is_set():
         try:
             vault = Vault.with_keys(store, keys, indexes=indexes)
@@ -241,8 +240,7 @@ def _open_vault(
             )
             with contextlib.suppress(TryLater):  # the next report will tell it
                 control.report(trouble)
-            stopping.wait(pause)
-            pause = min(_LONGEST_REGISTER_PAUSE, pause * random.uniform(1.5, 2.5))
+            stopping.wait(backoff.pause())
     return None
 
 

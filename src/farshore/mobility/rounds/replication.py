@@ -19,7 +19,7 @@ from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.rounds.scan_run import ScanRun
 from farshore.mobility.settings import Settings
 from farshore.mobility.stream.epoch_run import EpochEnd, Limits
-from farshore.mobility.stream.replication import LONGEST_PAUSE, Replication
+from farshore.mobility.stream.replication import Replication
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
@@ -63,8 +63,7 @@ class RoundReplication(Replication):
         log.info("Epoch of rounds ended.", extra={"fields": fields})
         if ended.why in (EpochEnd.REFUSED, EpochEnd.FAILED):
             self.trouble = ended.cause
-            self._interrupt.wait(self._pause)
-            self._pause = min(LONGEST_PAUSE, self._pause * 2)
+            self._interrupt.wait(self._backoff.pause())
 
     def _new_capture(self) -> Capture:
         """Create a new capture for each epoch: its base is everything, so nothing is taken over from the one before."""

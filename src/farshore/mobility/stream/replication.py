@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple, Union
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
+from farshore.backoff import Backoff
 from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.capture import Capture, Dirty
@@ -57,7 +58,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 3.0
 _PAUSE_SECONDS = 2.0
-LONGEST_PAUSE = 60.0
+_LONGEST_PAUSE = 60.0
 _GIVE_WAY_SECONDS = 120.0
 GiveWay = Callable[[Position, Sequence[ProtectedDisk], Optional[Document]], None]
 """Called with the last position, the disks, and how to find later writes."""
@@ -121,7 +122,7 @@ class Replication:
         self._give_way: Optional[GiveWay] = None
         self._kept: Optional[FarshoreError] = None
         self._asked = threading.Event()
-        self._pause = _PAUSE_SECONDS
+        self._backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE)
         self.disks: List[ProtectedDisk] = []
         self._left_out: List[ProtectedDisk] = []
         self.current: Union[EpochRun, RoundRun, None] = None
@@ -217,11 +218,10 @@ class Replication:
                     continue
                 try:
                     self._epoch(desired)
-                    self._pause = _PAUSE_SECONDS
+                    self._backoff.reset()
                 except FarshoreError as error:
                     self._trouble(error)
-                    self._interrupt.wait(self._pause)
-                    self._pause = min(LONGEST_PAUSE, self._pause * 2)
+                    self._interrupt.wait(self._backoff.pause())
         finally:
             self._stop_capture("The service ends.")
             self.proving.save_if_due(now=True)
@@ -286,8 +286,7 @@ class Replication:
             self._stop_capture("")  # its accounts start again
         if ended.why in (EpochEnd.REFUSED, EpochEnd.FAILED):
             self.trouble = ended.cause
-            self._interrupt.wait(self._pause)
-            self._pause = min(LONGEST_PAUSE, self._pause * 2)
+            self._interrupt.wait(self._backoff.pause())
 
     def _give_way_now(self, give_way: GiveWay, capture: Capture, position: Position) -> None:
         """Hand over. Returns only if that fails; then the next epoch continues here."""

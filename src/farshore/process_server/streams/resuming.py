@@ -8,9 +8,9 @@ request for a stream opens that stream as usual.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 
+from farshore.backoff import Backoff
 from farshore.model.errors import FarshoreError, TryLater
 from farshore.process_server.streams.registry import Key, Streams
 
@@ -39,7 +39,7 @@ class Resuming:
             self._thread.join()
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         told: dict[Key, str] = {}
         while not self._stopping.is_set():
             failed = self._streams.resume(self._stopping)
@@ -47,8 +47,7 @@ class Resuming:
             told = {key: str(error) for key, error in failed.items()}
             if not failed:
                 return
-            self._stopping.wait(pause)
-            pause = min(_LONGEST_PAUSE, pause * random.uniform(1.5, 2.0))
+            self._stopping.wait(backoff.pause())
 
 
 def _tell(failed: dict[Key, FarshoreError]) -> None:

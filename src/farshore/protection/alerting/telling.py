@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from farshore.api_types.alerts import ChannelKind
 from farshore.api_types.events import Severity
+from farshore.backoff import Backoff
 from farshore.catalog import alert_channels, machines, policies
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import AlertChannelRow
@@ -34,11 +35,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 300.0
 
 @dataclass
 class _Standing:
-    """State of a channel at this server: the time of the next try, by the monotonic clock, and its pause after a
-    failure."""
+    """State of a channel at this server: the time of the next try, by the monotonic clock, and its pauses after failures."""
 
     next: float = 0.0
-    pause: float = _FIRST_PAUSE
+    backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_PAUSE, _LONGEST_PAUSE))
 
 
 class Telling:
@@ -158,8 +158,7 @@ class Telling:
 
     def _failed(self, row: AlertChannelRow, error: Exception) -> None:
         standing = self._standing[row.name]
-        standing.next = self._clock.monotonic() + standing.pause
-        standing.pause = min(_LONGEST_PAUSE, standing.pause * 2)
+        standing.next = self._clock.monotonic() + standing.backoff.pause()
         # The text of a defect may contain a URL, and so a secret.
         trouble = error.message if isinstance(error, FarshoreError) else f"a defect ({type(error).__name__})"
         log.warning("Alert channel %s does not work: %s", row.name, trouble)

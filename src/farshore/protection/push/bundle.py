@@ -34,7 +34,7 @@ from farshore.model.errors import FarshoreError, NotFound, TryLater, Unsupported
 
 OLDEST, NEWEST = (3, 9), (3, 14)
 PLATFORM = "x86_64-manylinux_2_28"
-OUR_MODULES = ("__init__.py", "clock.py")
+OUR_MODULES = ("__init__.py", "backoff.py", "clock.py")
 OUR_PACKAGES = ("api_types", "client", "formats", "mobility", "model", "telemetry")
 UNIT = "farshore-mobility.service"
 _HERE = Path(__file__).parent
