@@ -1,4 +1,4 @@
-"""Threads whose failure must be noticed."""
+"""Threads whose failure must be business: one ends what it is part of, or it begins again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import logging
 import threading
 from typing import Callable, Optional
 
+from farshore.backoff import Backoff
 from farshore.mobility.retrying import Stopped
 from farshore.model.errors import Damaged, FarshoreError
 
 log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+"""Between two starts of a thread that fails again and again, seconds."""
 
 
 class Worker:
@@ -55,3 +59,24 @@ class Worker:
             )
         finally:
             self._changed.set()
+
+
+def keep_up(
+    name: str, work: Callable[[threading.Event], object], stop: threading.Event, failed: Callable[[], object]
+) -> threading.Thread:
+    """Run ``work(stop)`` in a thread until ``stop`` is set. If it fails, the error is logged, ``failed`` is called, and
+    it begins again after a pause: what it watches over must not go unwatched, and does not end the service."""
+
+    def run() -> None:
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        while not stop.is_set():
+            try:
+                work(stop)
+            except Exception:
+                log.exception("The %s failed; it begins again.", name)
+                failed()
+            stop.wait(backoff.pause())
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -11,6 +11,7 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock
 from tests.waiting import PATIENCE
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
+from farshore.mobility import worker
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.copying.disk_changes import Plan
 from farshore.mobility.copying.protected_disks import ProtectedDisk
@@ -134,6 +135,30 @@ def test_a_resync_waits_until_a_suspected_chunk_is_judged(monkeypatch: pytest.Mo
 
     kinds = epochs(monkeypatch, tmp_path, [asked, lambda _: None])
     assert kinds == [EpochKind.RESYNC, EpochKind.RESYNC, EpochKind.HEAL]
+
+
+def test_the_disks_are_watched_on_after_a_fault_in_their_watch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody would notice otherwise that a disk came or grew."""
+    monkeypatch.setattr(replicating, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "FIRST_PAUSE", 0.0)
+    looked, faults = threading.Event(), [ValueError("a line of /proc that nobody expects")]
+
+    def seen(_: Replication) -> FrozenSet[Tuple[str, str]]:
+        if faults:
+            raise faults.pop()
+        return frozenset()
+
+    def look(_: Replication) -> bool:
+        looked.set()
+        return False
+
+    monkeypatch.setattr(WithoutCapture, "_seen", seen)
+    monkeypatch.setattr(WithoutCapture, "_look_after_disks", look)
+    epochs(monkeypatch, tmp_path, [lambda _: looked.wait(PATIENCE)])
+    assert looked.is_set(), "what changed while it was down is looked for"
+    assert "The watch over disks failed; it begins again." in caplog.text
 
 
 def test_what_has_to_be_copied_of_a_disk_is_kept_where_an_epoch_cannot_begin(

@@ -47,6 +47,7 @@ from farshore.mobility.stream.epoch_run import Ended, EpochEnd, EpochRun, Limits
 from farshore.mobility.stream.replay import replay
 from farshore.mobility.stream.spill import HrlFile
 from farshore.mobility.upgrade.handover import Handover
+from farshore.mobility.worker import keep_up
 from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, TryLater, Unsupported, WrongState
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId
 from farshore.model.identifiers import Sequence as SequenceNumber
@@ -204,9 +205,10 @@ class Replication:
 
     def run(self, stop: threading.Event) -> None:
         """Replicate until ``stop``."""
-        watcher = threading.Thread(target=self._pass_on, args=(stop,), daemon=True)
-        watcher.start()
-        threading.Thread(target=self._watch_swaps, args=(stop,), daemon=True).start()
+        # While one of them was down, disks may have changed: each start begins with a close look.
+        keep_up("watch over disks", self._watch_disks, stop, self._look.set)
+        keep_up("watch over swap areas", self._watch_swaps, stop, self._look.set)
+        threading.Thread(target=self._pass_on, args=(stop,), name="stop", daemon=True).start()
         try:
             while not stop.is_set():
                 self._interrupt.clear()
@@ -424,7 +426,12 @@ class Replication:
         self.trouble = str(error)
 
     def _pass_on(self, stop: threading.Event) -> None:
-        """Watch the disks, and end the present work when the service must stop."""
+        """End the present work when the service must stop."""
+        stop.wait()
+        self.interrupt()
+
+    def _watch_disks(self, stop: threading.Event) -> None:
+        """Look after the disks."""
         seen = self._seen()
         due = False
         while not stop.is_set():
@@ -436,7 +443,6 @@ class Replication:
             before, seen = seen, self._seen()
             if asked or due or seen != before:
                 due = self._look_after_disks()
-        self.interrupt()
 
     def _seen(self) -> FrozenSet[Tuple[str, str]]:
         return disks_seen(self._spill_path)
