@@ -29,10 +29,10 @@ from benchmarks._table import result, show
 from farshore.formats.chunk_pack import LOCATOR, Hashes, Locators
 from farshore.vault.chunk_index import ChunkIndex
 from farshore.vault.chunk_index.entries import ENTRY, Entries
-from farshore.vault.chunk_index.folder import RunFolder
+from farshore.vault.chunk_index.folder import IndexFolder
 from farshore.vault.chunk_index.index import SMALLEST
 from farshore.vault.chunk_index.merging import FAN, Merge
-from farshore.vault.chunk_index.run import FileSource, Run
+from farshore.vault.chunk_index.run import FileSource, SortedRun
 from farshore.vault.chunk_index.run_format import RunWriter
 from farshore.vault.upkeep.salts import SALT_BYTES, as_salts
 
@@ -164,7 +164,7 @@ def _measured(count: int, published: int) -> dict[str, float]:
 
 def _fill(folder: Path, random: np.random.Generator, count: int) -> list[Hashes]:
     """Write runs with ``chunks`` chunks in all, in the sizes that merging leaves; answer some of their hashes."""
-    opened = RunFolder.open(folder, KEY)
+    opened = IndexFolder.open(folder, KEY)
     assert opened is not None
     kept, runs = [], []
     size = SMALLEST
@@ -184,7 +184,7 @@ def _fill(folder: Path, random: np.random.Generator, count: int) -> list[Hashes]
                 kept.append(some.view(np.uint8))
             packs = max(1, size // PACK_CHUNKS)
             footer, tail = writer.finish(as_salts(random.bytes(SALT_BYTES * packs)))
-        runs.append(Run(FileSource(path), footer, tail, path))
+        runs.append(SortedRun(FileSource(path), footer, tail, path))
         count -= size
     opened.commit(runs)
     opened.close()

@@ -27,7 +27,7 @@ from farshore.api_types.machines import EpochKind
 from farshore.api_types.streams import BaseCompletion
 from farshore.clock import SystemClock
 from farshore.lab.cache import cache_folder
-from farshore.mobility.copying.base_copy import BaseCopy
+from farshore.mobility.copying.base_sender import BaseSender
 from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.copying.progress import CopyProgress
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
@@ -93,7 +93,7 @@ def _farshore(path: Path, size: int) -> Run:
         plane = rig.plane(machine, 1)
         plane.status()
         clock = SystemClock()
-        copy = BaseCopy(
+        copy = BaseSender(
             [CopiedDisk(DiskNumber(0), path, size)],
             plane,
             rig.vault.chunk_hash_key,

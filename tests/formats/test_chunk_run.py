@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 from tests.formats.chunk_run import KEY_ID, RUN, golden_entries, golden_run, golden_salts
 
-from farshore.vault.chunk_index.run import Run
+from farshore.vault.chunk_index.run import SortedRun
 from farshore.vault.chunk_index.run_format import Untrusted
 
 GOLDEN = Path(__file__).parent / "golden" / "chunk-run-1.bin"
@@ -22,7 +22,7 @@ def test_it_is_written_as_ever():
 
 def test_it_is_read_as_ever(tmp_path: Path):
     shutil.copy(GOLDEN, tmp_path / "run")
-    run = Run.open(tmp_path / "run", RUN, KEY_ID)
+    run = SortedRun.open(tmp_path / "run", RUN, KEY_ID)
     wanted = golden_entries()
     assert (run.between(0, 1 << 64) == wanted).all()
     assert (run.salts == golden_salts()).all()
@@ -40,4 +40,4 @@ def test_a_later_version_is_refused(tmp_path: Path):
     data[-16:] = blake3(bytes(data[-128:-16])).digest(16)
     (tmp_path / "run").write_bytes(data)
     with pytest.raises(Untrusted, match="another version"):
-        Run.open(tmp_path / "run", RUN, KEY_ID)
+        SortedRun.open(tmp_path / "run", RUN, KEY_ID)

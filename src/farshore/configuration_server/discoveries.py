@@ -18,10 +18,10 @@ from farshore.api_types.vmware import VmwareMachine, VmwarePlace, VmwareServerRe
 from farshore.catalog import vmware
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import VmwareServerRow
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.model.errors import FarshoreError, Refused, Unsupported
 from farshore.model.ports import Clock
-from farshore.protection.watch import Condition
+from farshore.protection.watch import AlertCondition
 from farshore.vsphere.certificates import ShownCertificate, pinned
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def sealed_as(name: str) -> str:
     return f"vmware/{name}"
 
 
-def login_of(row: VmwareServerRow, sealer: Sealer) -> Login:
+def login_of(row: VmwareServerRow, sealer: SecretSealer) -> Login:
     """Return the address and login of a server. Raises Unsupported, and WrongKey for a password that was sealed with
     another key; for a server that a process server follows, Unreachable if it cannot be reached from here."""
     with sdk():
@@ -61,7 +61,7 @@ class OpenSourceServers:
     """A farshore.recovery.source_servers.SourceServers: the servers that the catalog knows."""
 
     catalog: Catalog
-    sealer: Sealer
+    sealer: SecretSealer
 
     def __call__(self, name: str) -> AbstractContextManager[VmwareSources]:
         """Log in. Raises NotFound, and as ``login_of``."""
@@ -70,7 +70,7 @@ class OpenSourceServers:
         return sources_at(login_at(self.catalog, self.sealer, name))
 
 
-def login_at(catalog: Catalog, sealer: Sealer, name: str) -> Login:
+def login_at(catalog: Catalog, sealer: SecretSealer, name: str) -> Login:
     """Return the address and login of the server of this name. Raises NotFound, and as ``login_of``."""
     with catalog.reading() as tx:
         row = vmware.server(tx, name)
@@ -125,7 +125,7 @@ class _Running:
 class Discoveries:
     """``look`` starts and stops followers as the catalog says; one thread calls it."""
 
-    def __init__(self, catalog: Catalog, clock: Clock, sealer: Sealer) -> None:
+    def __init__(self, catalog: Catalog, clock: Clock, sealer: SecretSealer) -> None:
         self._catalog, self._clock, self._sealer = catalog, clock, sealer
         self._running: dict[str, _Running] = {}
         self._refused: dict[str, tuple[Any, ...]] = {}
@@ -149,7 +149,7 @@ class Discoveries:
                 CatalogSink(self._catalog, self._clock, name).failed(error)
                 self._refused[name] = _made_of(row)
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[AlertCondition]:
         """Return conditions for the watch: servers where discovery has failed for a while."""
         with self._catalog.reading() as tx:
             elsewhere = [(row.name, row.trouble, row.remedy) for row in vmware.servers(tx) if self._fails(row)]
@@ -160,7 +160,7 @@ class Discoveries:
         since = self._clock.now() - (row.since or 0)
         return bool(row.through) and row.state == VmwareState.FAILING.value and since > FAILING_SINCE
 
-    def _own(self) -> list[Condition]:
+    def _own(self) -> list[AlertCondition]:
         return [
             _failing(name, running.sink.error.message, running.sink.error.remedy)
             for name, running in list(self._running.items())
@@ -203,9 +203,9 @@ def _run(name: str, follower: Follower, sink: CatalogSink) -> None:
             follower.rest(DEFECT_SECONDS)
 
 
-def _failing(name: str, message: str, remedy: str) -> Condition:
+def _failing(name: str, message: str, remedy: str) -> AlertCondition:
     said = f"Discovery at VMware server {name} fails: {message}"[:1000]
-    return Condition(FAILING, f"vmware/{name}", Severity.WARNING, said, remedy)
+    return AlertCondition(FAILING, f"vmware/{name}", Severity.WARNING, said, remedy)
 
 
 def _made_of(row: VmwareServerRow) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ from farshore.configuration_server.owning import open_owned
 from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.reached import agents_servers, own_server
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.sites import OpenSites
@@ -123,7 +123,7 @@ def serve(settings: Settings) -> None:
     catalog = Catalog(settings.catalog)
     upgrade(catalog.engine)
     issuer = Issuer(installation.load_authorities(settings), clock)
-    sealer = Sealer(installation.load_sealing_key(settings))
+    sealer = SecretSealer(installation.load_sealing_key(settings))
     known_vault = noted(settings.home / installation.VAULT_FILE, settings.vault)
     vault = AwaitedVault(
         settings.vault,

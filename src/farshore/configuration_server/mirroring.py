@@ -14,7 +14,7 @@ from farshore.configuration_server.settings import Settings
 from farshore.model.errors import Displaced
 from farshore.model.ports import Clock
 from farshore.protection.mirror import Mirror
-from farshore.protection.watch import Condition
+from farshore.protection.watch import AlertCondition
 
 DISPLACED = "displaced"
 """Kind of the alert."""
@@ -51,12 +51,12 @@ def look_for_owner(vault: AwaitedVault) -> None:
             vault.ownership.check()
 
 
-def conditions_of_owner(vault: AwaitedVault) -> list[Condition]:
+def conditions_of_owner(vault: AwaitedVault) -> list[AlertCondition]:
     """Return conditions on the vault's owner for the watch."""
     error = None if vault.ownership is None else vault.ownership.displaced
     if error is None:
         return []
-    return [Condition(DISPLACED, "installation", Severity.ERROR, error.message, error.remedy)]
+    return [AlertCondition(DISPLACED, "installation", Severity.ERROR, error.message, error.remedy)]
 
 
 def while_owned(vault: AwaitedVault, work: Callable[[], None]) -> Callable[[], None]:

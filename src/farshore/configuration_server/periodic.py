@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from farshore.api_types.events import Severity
 from farshore.model.errors import FarshoreError
-from farshore.protection.watch import Condition
+from farshore.protection.watch import AlertCondition
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ class Troubles:
     """The present failures of background work. ``tell`` raises an alert at once, because the watch itself may be what
     fails."""
 
-    def __init__(self, tell: Callable[[Condition], None]) -> None:
+    def __init__(self, tell: Callable[[AlertCondition], None]) -> None:
         self._tell = tell
-        self._now: dict[str, Condition] = {}
+        self._now: dict[str, AlertCondition] = {}
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[AlertCondition]:
         """Return conditions for the watch, which raises and clears alerts."""
         return list(self._now.values())
 
@@ -38,7 +38,7 @@ class Troubles:
         """Note that work of that name failed."""
         what = f"{name} fails on this server: {why}"
         remedy = "This is retried automatically. Read the server's log, and report a defect."
-        condition = Condition(FAILING, f"server/{name}", Severity.ERROR, what[:1000], remedy)
+        condition = AlertCondition(FAILING, f"server/{name}", Severity.ERROR, what[:1000], remedy)
         self._now[name] = condition
         try:
             self._tell(condition)

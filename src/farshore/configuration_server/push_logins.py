@@ -13,7 +13,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import SecretRow
 from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.push_secrets import as_secret, from_secret, parse_jump, sealed_as
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.configuration_server.services import Services
 from farshore.model.errors import Forbidden
 from farshore.model.identifiers import new_id
@@ -73,7 +73,7 @@ class Logins:
 
     catalog: Catalog
     clock: Clock
-    sealer: Sealer
+    sealer: SecretSealer
 
     def kept(self, tx: Transaction, secret: str, asked: Mapping[str, Any]) -> KeptLogin:
         """Read a stored login. Raises NotFound, Malformed."""

@@ -13,7 +13,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 
 
-class Sealer:
+class SecretSealer:
     """AES-256-GCM with a random nonce; the secret's id is authenticated, so one secret cannot replace another."""
 
     def __init__(self, key: bytes) -> None:

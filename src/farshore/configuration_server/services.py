@@ -12,7 +12,7 @@ from farshore.catalog.together import Together
 from farshore.configuration_server.agent_releases import AgentReleases
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.pki.issuing import Issuer
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
 from farshore.configuration_server.waiting import Waiting
@@ -34,7 +34,7 @@ class Services:
     issuer: Issuer
     vault: VaultAccess
     jobs: JobEngine
-    sealer: Sealer
+    sealer: SecretSealer
     clock: Clock
     limits: Limits
     authenticators: Sequence[Authenticator]

@@ -8,7 +8,7 @@ from pathlib import Path
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import SiteRow
 from farshore.configuration_server.sealing import Sealer
-from farshore.recovery.lost_sites import opened
+from farshore.recovery.lost_sites import SecretSealer
 from farshore.sites.port import RecoverySite
 from farshore.sites.registry import SiteConfiguration, open_site
 
@@ -18,7 +18,7 @@ class OpenSites:
     """Each site keeps its files in its own folder below ``folder``."""
 
     catalog: Catalog
-    sealer: Sealer
+    sealer: SecretSealer
     folder: Path
 
     def __call__(self, site: str) -> RecoverySite:

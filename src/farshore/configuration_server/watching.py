@@ -33,7 +33,7 @@ from farshore.protection.watch import (
     DAMAGE_OLDER,
     DIFFERS,
     SECOND,
-    Condition,
+    AlertCondition,
     conditions,
     raise_once,
     reconcile,
@@ -65,7 +65,7 @@ class Watch:
         self._away = max(0, self._clock.now() - newest) if newest else 0
         self._began = self._clock.monotonic()
 
-    def look(self, more: Sequence[Condition] = ()) -> None:
+    def look(self, more: Sequence[AlertCondition] = ()) -> None:
         """Compare the present state with the desired one; write only differences. ``more``: problems that others
         found."""
         if self._own.look():
@@ -100,7 +100,7 @@ def _told(kind: str, subject: str, message: str) -> tuple[str, str, str]:
     return kind, subject, message if kind in (DAMAGE, DAMAGE_OLDER, DIFFERS) else ""
 
 
-def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
+def tell(catalog: Catalog, clock: Clock, condition: AlertCondition) -> None:
     """Raise one alert at once, unless it is open; the watch clears it."""
     catalog.write(lambda tx: raise_once(tx, condition, clock.now()))
 

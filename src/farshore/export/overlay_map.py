@@ -34,7 +34,7 @@ _RUNS = re.compile(rb"\x00+|\x01+|\x02+", re.DOTALL)
 _COPY = 1 << 20
 
 
-class Run(NamedTuple):
+class BlockRun(NamedTuple):
     """Neighbouring blocks in one state: ``[first, last)``."""
 
     first: int
@@ -76,12 +76,12 @@ class OverlayMap:
                 )
         return pages
 
-    def runs(self, first: int, last: int) -> Iterator[Run]:
+    def runs(self, first: int, last: int) -> Iterator[BlockRun]:
         """Yield the runs of blocks ``[first, last)``, in order."""
         for start in range(first, last, _COPY):
             states = self.states[start : min(start + _COPY, last)]
             for match in _RUNS.finditer(states):
-                yield Run(start + match.start(), start + match.end(), states[match.start()])
+                yield BlockRun(start + match.start(), start + match.end(), states[match.start()])
 
     def mark(self, first: int, last: int, state: int) -> None:
         """Set blocks ``[first, last)``: after the data was passed to the kernel, never before."""

@@ -17,7 +17,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.model.clock_steps import ClockSteps
 from farshore.model.ports import Clock
-from farshore.protection.watch import CLOCK_SECONDS, SECOND, Condition, set_by
+from farshore.protection.watch import CLOCK_SECONDS, SECOND, AlertCondition, set_by
 
 _WORTH_AN_ALERT = 60 * SECOND
 OURS = "server"
@@ -61,7 +61,7 @@ class OwnClock:
         self._catalog.write(move)
         return True
 
-    def conditions(self) -> Sequence[Condition]:
+    def conditions(self) -> Sequence[AlertCondition]:
         """Return conditions that deserve an alert, for an hour."""
         last, now = self._steps.last, self._clock.monotonic()
         if last is not None and now - last.seen < CLOCK_SECONDS:
@@ -73,7 +73,7 @@ class OwnClock:
         remedy = (
             "Use an NTP service (timedatectl status). Events around that time have the clock's time of that moment."
         )
-        return [Condition("server-clock-stepped", OURS, Severity.WARNING, text, remedy)]
+        return [AlertCondition("server-clock-stepped", OURS, Severity.WARNING, text, remedy)]
 
 
 def note_machine(tx: Transaction, machine: MachineRow, standing: ClockStanding | None, run: str, now: int) -> None:

@@ -18,7 +18,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.formats.vault_names import CHUNKS, DIRECTORIES
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
-from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition
+from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, AlertCondition
 from farshore.vault.objects import damage
 from farshore.vault.objects.damage import Finding
 from farshore.vault.upkeep.scrub import affecting_newest, scrub
@@ -39,7 +39,7 @@ class Scrubbing:
         self._vault, self._catalog, self._clock = vault, catalog, clock
         self._period = days * _DAY
         self._stopping = threading.Event()
-        self.conditions: Sequence[Condition] = ()
+        self.conditions: Sequence[AlertCondition] = ()
 
     def step(self) -> None:
         """Read what is due and report what was found. Raises the store's errors."""
@@ -79,7 +79,7 @@ class Scrubbing:
         with self._catalog.reading() as tx:
             return {row.id: row.name for row in machines.every(tx)}
 
-    def _conditions(self, names: dict[str, str]) -> list[Condition]:
+    def _conditions(self, names: dict[str, str]) -> list[AlertCondition]:
         by_machine: dict[str, list[Finding]] = {}
         vault = self._vault()
         for one in damage.listed(vault.store, vault.upkeep_key):
@@ -92,7 +92,7 @@ class Scrubbing:
                 if vital:
                     what = f"What opens the whole vault is damaged; {vital[0]}"
                     remedy = "Restore it from a copy before any server is restarted."
-                    found.append(Condition(DAMAGE, _subject(""), Severity.ERROR, what, remedy))
+                    found.append(AlertCondition(DAMAGE, _subject(""), Severity.ERROR, what, remedy))
                 continue
             name = names.get(machine, machine)
             newest = affecting_newest(vault, MachineId(machine), mine)
@@ -101,11 +101,11 @@ class Scrubbing:
                     f"The vault's copy of {name} is damaged in {len(newest)} places, the newest point too; {newest[0]}"
                 )
                 remedy = f"Run: farshore machine resync {name}. What the machine still has is sent again."
-                found.append(Condition(DAMAGE, _subject(machine), Severity.ERROR, what, remedy))
+                found.append(AlertCondition(DAMAGE, _subject(machine), Severity.ERROR, what, remedy))
             else:
                 what = f"Older points of {name} are damaged in {len(mine)} places, the newest is whole; {mine[0]}"
                 remedy = "None of the newer points needs it; `farshore vault damage` lists the places."
-                found.append(Condition(DAMAGE_OLDER, _subject(machine), Severity.WARNING, what, remedy))
+                found.append(AlertCondition(DAMAGE_OLDER, _subject(machine), Severity.WARNING, what, remedy))
         return found
 
 

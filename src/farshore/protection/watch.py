@@ -48,7 +48,7 @@ Newest = Callable[[str], DifferenceRow | None]
 
 
 @dataclass(frozen=True)
-class Condition:
+class AlertCondition:
     """Something that needs attention. ``kind`` and ``subject`` identify it."""
 
     kind: str
@@ -72,11 +72,11 @@ def conditions(
     now: int,
     newest: Newest = lambda _machine: None,
     targets: Iterable[MasterTargetRow] = (),
-) -> list[Condition]:
+) -> list[AlertCondition]:
     """Return all problems. ``newest``: the chunk that was found to differ last, by machine; ``targets``: the master
     targets."""
     by_name = {policy.name: policy for policy in policies}
-    found: list[Condition] = []
+    found: list[AlertCondition] = []
     for machine in machines:
         look = partial(_of_machine, machine, by_name[machine.policy], now, newest)
         found.extend(_survived(f"machine/{machine.id}", look))
@@ -87,7 +87,7 @@ def conditions(
     return found
 
 
-def _survived(subject: str, look: Callable[[], Iterable[Condition]]) -> list[Condition]:
+def _survived(subject: str, look: Callable[[], Iterable[AlertCondition]]) -> list[AlertCondition]:
     """Return what one check finds. If it fails because of one machine's data, the other machines are watched all the
     same."""
     try:
@@ -95,10 +95,12 @@ def _survived(subject: str, look: Callable[[], Iterable[Condition]]) -> list[Con
     except Exception as error:
         log.exception("The watch failed over %s", subject)
         what = f"The watch cannot judge {subject} ({type(error).__name__}): its problems are not shown."
-        return [Condition("watch-failing", subject, Severity.ERROR, what, "See the server's log, and report this.")]
+        return [
+            AlertCondition("watch-failing", subject, Severity.ERROR, what, "See the server's log, and report this.")
+        ]
 
 
-def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
+def reconcile(tx: Transaction, present: Sequence[AlertCondition], now: int) -> None:
     """Raise what is new, clear what has passed."""
     wanted = {(condition.kind, condition.subject): condition for condition in present}
     for alert in events.open_alerts(tx):
@@ -112,13 +114,13 @@ def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
         _raise(tx, condition, now)
 
 
-def raise_once(tx: Transaction, condition: Condition, now: int) -> None:
+def raise_once(tx: Transaction, condition: AlertCondition, now: int) -> None:
     """Raise one alert, unless it is open already."""
     if events.open_alert(tx, condition.kind, condition.subject) is None:
         _raise(tx, condition, now)
 
 
-def _raise(tx: Transaction, condition: Condition, now: int) -> None:
+def _raise(tx: Transaction, condition: AlertCondition, now: int) -> None:
     row = AlertRow(
         kind=condition.kind,
         severity=condition.severity.value,
@@ -133,11 +135,11 @@ def _raise(tx: Transaction, condition: Condition, now: int) -> None:
 
 def _of_machine(
     machine: MachineRow | WatchedMachine, policy: PolicyRow, now: int, newest: Newest
-) -> Iterable[Condition]:
+) -> Iterable[AlertCondition]:
     subject = f"machine/{machine.id}"
     rpo = rpo_seconds(machine.newest_point_time, now)
     if machine.state in WATCHED and rpo is not None and rpo > policy.rpo_threshold:
-        yield Condition(
+        yield AlertCondition(
             "rpo-exceeded",
             subject,
             Severity.ERROR,
@@ -145,7 +147,7 @@ def _of_machine(
             f"See which stage lags: farshore machine show {machine.name}",
         )
     if machine.state in LIVE and machine.last_seen and now - machine.last_seen > AGENT_SILENT_AFTER:
-        yield Condition(
+        yield AlertCondition(
             "agent-silent",
             subject,
             Severity.ERROR,
@@ -153,7 +155,7 @@ def _of_machine(
             "Check that the machine runs, reaches this server, and: systemctl status farshore-mobility",
         )
     if machine.stream_trouble:
-        yield Condition(
+        yield AlertCondition(
             "stream-stuck",
             subject,
             Severity.ERROR,
@@ -164,7 +166,7 @@ def _of_machine(
     yield from _of_clock(machine, subject, now)
     blind = _blind_disks(machine)
     if machine.state in LIVE and blind:
-        yield Condition(
+        yield AlertCondition(
             "accounts-blind",
             subject,
             Severity.WARNING,
@@ -175,7 +177,7 @@ def _of_machine(
         )
     mode = machine.heartbeat.get("mode")
     if machine.state in LIVE and mode not in (None, "data"):
-        yield Condition(
+        yield AlertCondition(
             "capture-degraded",
             subject,
             Severity.WARNING,
@@ -186,7 +188,7 @@ def _of_machine(
         )
 
 
-def _of_proof(machine: MachineRow | WatchedMachine, subject: str, newest: Newest) -> Iterable[Condition]:
+def _of_proof(machine: MachineRow | WatchedMachine, subject: str, newest: Newest) -> Iterable[AlertCondition]:
     proof = machine.heartbeat.get("proof") or {}
     if machine.state in LIVE and proof.get("differing"):
         differed, where = newest(machine.id), ""
@@ -195,7 +197,7 @@ def _of_proof(machine: MachineRow | WatchedMachine, subject: str, newest: Newest
                 f" The newest: disk {differed.disk}, bytes {differed.start} to {differed.start + differed.length}, at "
                 f"position {differed.epoch}:{differed.sequence}. The newest that could explain it: {differed.cause}."
             )
-        yield Condition(
+        yield AlertCondition(
             DIFFERS,
             subject,
             Severity.ERROR,
@@ -206,10 +208,10 @@ def _of_proof(machine: MachineRow | WatchedMachine, subject: str, newest: Newest
         )
 
 
-def _of_clock(machine: MachineRow | WatchedMachine, subject: str, now: int) -> Iterable[Condition]:
+def _of_clock(machine: MachineRow | WatchedMachine, subject: str, now: int) -> Iterable[AlertCondition]:
     if machine.state in LIVE and machine.clock_stepped and now - machine.clock_stepped < CLOCK_SECONDS * SECOND:
         by = (machine.heartbeat.get("clock") or {}).get("last", 0)
-        yield Condition(
+        yield AlertCondition(
             "clock-stepped",
             subject,
             Severity.WARNING,
@@ -217,7 +219,7 @@ def _of_clock(machine: MachineRow | WatchedMachine, subject: str, now: int) -> I
             f"Find out what sets the clock of {machine.name}. Use an NTP service: timedatectl status",
         )
     if machine.state in LIVE and machine.clock_behind:
-        yield Condition(
+        yield AlertCondition(
             "clock-differs",
             subject,
             Severity.WARNING,
@@ -256,11 +258,11 @@ def disk_names(machine: MachineRow | WatchedMachine, numbers: Sequence[int]) -> 
     return [names.get(number, str(number)) for number in numbers]
 
 
-def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
+def _of_server(server: ProcessServerRow, now: int) -> Iterable[AlertCondition]:
     subject = f"process-server/{server.id}"
     expected = server.registered and not (server.draining and not server.spool_bytes)
     if expected and now - server.last_seen > SILENT_AFTER:
-        yield Condition(
+        yield AlertCondition(
             "process-server-silent",
             subject,
             Severity.ERROR,
@@ -269,7 +271,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
         )
     stepped = server.clock.get("seen", 0)
     if stepped and now - stepped < CLOCK_SECONDS * SECOND:
-        yield Condition(
+        yield AlertCondition(
             "process-server-clock-stepped",
             subject,
             Severity.WARNING,
@@ -277,7 +279,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             "Use an NTP service: timedatectl status. Points that were stored meanwhile may have its times.",
         )
     if server.overstepped and now - server.overstepped <= OVERSTEPPED_FOR:
-        yield Condition(
+        yield AlertCondition(
             "process-server-overstepped",
             subject,
             Severity.ERROR,
@@ -287,7 +289,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             f"farshore process-server revoke {server.name}",
         )
     if server.spool_trouble:
-        yield Condition(
+        yield AlertCondition(
             "spool-trouble",
             subject,
             Severity.ERROR,
@@ -295,7 +297,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             "Agents keep the stream meanwhile. Check the disk of the spool.",
         )
     if server.store_trouble:
-        yield Condition(
+        yield AlertCondition(
             "store-trouble",
             subject,
             Severity.ERROR,
@@ -303,7 +305,7 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             "Its spool keeps the data meanwhile. Check the object store.",
         )
     if server.spool_limit and server.spool_bytes > SPOOL_FILLING * server.spool_limit:
-        yield Condition(
+        yield AlertCondition(
             "spool-filling",
             subject,
             Severity.WARNING,
@@ -312,10 +314,10 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
         )
 
 
-def _of_master_target(target: MasterTargetRow, now: int) -> Iterable[Condition]:
+def _of_master_target(target: MasterTargetRow, now: int) -> Iterable[AlertCondition]:
     if errands.standing(target, now) is MasterTargetStanding.SILENT:
         # No machine is worse protected because of it, so it is no error; but who needs it needs it at once.
-        yield Condition(
+        yield AlertCondition(
             "master-target-silent",
             f"master-target/{target.id}",
             Severity.WARNING,

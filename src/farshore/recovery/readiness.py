@@ -25,7 +25,7 @@ from farshore.catalog.tables import MachineRow
 from farshore.model.errors import FarshoreError, Malformed
 from farshore.model.states import MachineState
 from farshore.model.target import MachineTarget, shared_addresses
-from farshore.protection.watch import WATCHED, Condition
+from farshore.protection.watch import WATCHED, AlertCondition
 from farshore.recovery import targets
 from farshore.recovery.checking.agent_scripts import check_reachable
 from farshore.recovery.checking.scripts import ScriptFolder
@@ -72,7 +72,7 @@ class ReadinessWatch:
         self._words: dict[str, _Word] = {}
         self._vault: tuple[Obstacle, ...] = ()
         self._lock = threading.Lock()
-        self.conditions: Sequence[Condition] = ()
+        self.conditions: Sequence[AlertCondition] = ()
 
     def look(self) -> None:
         """Ask the sites about every machine that should be protected, and check that the vault opens."""
@@ -81,7 +81,7 @@ class ReadinessWatch:
         vault = self._ask_vault()
         sites: dict[str, _Asked] = {}
         words: dict[str, _Word] = {}
-        wrong: list[Condition] = []
+        wrong: list[AlertCondition] = []
         for machine in aimed:
             found = self._ask(machine, by_policy.get(machine.policy, {}), sites)
             if found is not None:
@@ -206,13 +206,13 @@ class ReadinessWatch:
             return (_obstacle("vault", error),)
         return ()
 
-    def _conditions(self, machine: AimedMachine, by_policy: Mapping[str, Any]) -> Iterable[Condition]:
+    def _conditions(self, machine: AimedMachine, by_policy: Mapping[str, Any]) -> Iterable[AlertCondition]:
         """Yield an alert for a machine that has points and could not come up."""
         if machine.state not in WATCHED:
             return
         errors = [one for one in self.of(machine, by_policy).obstacles if one.severity is TargetSeverity.ERROR]
         if errors:
-            yield Condition(
+            yield AlertCondition(
                 NOT_READY,
                 f"machine/{machine.id}",
                 Severity.ERROR,

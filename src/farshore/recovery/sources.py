@@ -12,7 +12,7 @@ from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.catalog.vmware import DiscoveredSource
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.states import UP, Direction
-from farshore.protection.watch import Condition
+from farshore.protection.watch import AlertCondition
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.standing import noted_source, others
 
@@ -53,7 +53,7 @@ class SourceLookout:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self.conditions: Sequence[Condition] = ()
+        self.conditions: Sequence[AlertCondition] = ()
 
     def look(self) -> None:
         """Find sources that run, according to discovery, beside what was recovered from them."""
@@ -62,7 +62,7 @@ class SourceLookout:
             self.conditions = [one for row in up for one in _of(tx, row)]
 
 
-def _of(tx: Transaction, row: FailoverRow) -> Sequence[Condition]:
+def _of(tx: Transaction, row: FailoverRow) -> Sequence[AlertCondition]:
     source = noted_source(row)
     if source is None or row.direction != Direction.AWAY.value:
         return ()
@@ -70,7 +70,7 @@ def _of(tx: Transaction, row: FailoverRow) -> Sequence[Condition]:
     if machine.site != row.site or not vmware.is_on(tx, source.server, source.id):
         return ()
     return (
-        Condition(
+        AlertCondition(
             RUNS_TWICE,
             f"machine/{row.machine}",
             Severity.ERROR,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from farshore.api_types.events import Severity
 from farshore.catalog import failovers, machines
 from farshore.model.errors import FarshoreError
-from farshore.protection.watch import Condition as Wrong
+from farshore.protection.watch import AlertCondition
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.steps.power import note_condition
 from farshore.recovery.steps.start import position_of, restore_disks, start_if_wanted
@@ -56,7 +56,7 @@ class Upkeep:
     def __init__(self, context: RecoveryContext) -> None:
         self._context = context
         self._restarts: dict[str, _Restarts] = {}
-        self.conditions: Sequence[Wrong] = ()
+        self.conditions: Sequence[AlertCondition] = ()
 
     def look(self) -> None:
         """Check all failovers whose machines should run. A failure of one does not stop the others."""
@@ -67,14 +67,14 @@ class Upkeep:
                 _Kept(row.id, row.machine, names[row.machine], row.site, position_of(row), row.stopped, row.condition)
                 for row in up
             ]
-        wrong: list[Wrong] = []
+        wrong: list[AlertCondition] = []
         for one in kept:
             try:
                 wrong += self._keep(one)
             except (FarshoreError, OSError) as error:
                 log.error("Failover %s could not be kept up: %s", one.failover, error)
                 wrong.append(
-                    Wrong(
+                    AlertCondition(
                         UNTENDED,
                         f"machine/{one.machine}",
                         Severity.ERROR,
@@ -85,7 +85,7 @@ class Upkeep:
         self._restarts = {failover: self._restarts[failover] for failover in self._restarts.keys() & _ids(kept)}
         self.conditions = wrong
 
-    def _keep(self, one: _Kept) -> list[Wrong]:
+    def _keep(self, one: _Kept) -> list[AlertCondition]:
         site = self._context.site(one.site)
         if isinstance(site, LostSite):
             return [_lost(one)]
@@ -103,7 +103,7 @@ class Upkeep:
         if condition is Condition.SHUT_DOWN:
             self._note(one, condition, "failover.shut-down", "shut itself down", Severity.WARNING)
             return [
-                Wrong(
+                AlertCondition(
                     SHUT_DOWN,
                     f"machine/{one.machine}",
                     Severity.WARNING,
@@ -113,7 +113,7 @@ class Upkeep:
             ]
         self._note(one, condition, "failover.died", f"died (it is {condition.value})", Severity.ERROR)
         # Reported even if it is restarted at once: it lost its memory's content.
-        wrong = Wrong(
+        wrong = AlertCondition(
             DOWN,
             f"machine/{one.machine}",
             Severity.ERROR,

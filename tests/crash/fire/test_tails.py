@@ -18,7 +18,7 @@ from farshore.mobility.stream.batches import Journal
 from farshore.mobility.stream.spill import HrlFile
 from farshore.model.identifiers import Epoch
 from farshore.process_server.spool.disk import SpoolDisk
-from farshore.process_server.spool.log import Lane, SpoolLog
+from farshore.process_server.spool.log import LaneKey, SpoolLog
 
 SEEDS = range(60)
 
@@ -27,7 +27,7 @@ SEEDS = range(60)
 def spool(tmp_path: Path) -> Path:
     """The newest file was used before, and is not filled as far as it was then."""
     folder = tmp_path / "spool"
-    lane = Lane(MACHINES[0], Epoch(1), Role.JOURNAL)
+    lane = LaneKey(MACHINES[0], Epoch(1), Role.JOURNAL)
     log = SpoolLog(SpoolDisk(folder), 1 << 20, FILE_BYTES)
     log.recover()
     log.start()

@@ -13,9 +13,9 @@ from farshore.formats.batch import Role
 from farshore.model.errors import FarshoreError, Gap
 from farshore.model.identifiers import Epoch
 from farshore.process_server.spool.file import FrameReference
-from farshore.process_server.spool.log import Lane, SpoolLog
+from farshore.process_server.spool.log import LaneKey, SpoolLog
 
-LANES = [Lane(machine, Epoch(1), Role.JOURNAL) for machine in MACHINES[:2]]
+LANES = [LaneKey(machine, Epoch(1), Role.JOURNAL) for machine in MACHINES[:2]]
 SIZES = [200, 1500, 3000, 40, 2500, 900]
 
 
@@ -23,7 +23,7 @@ class Session:
     """Two lanes fill several files, some of which become free and are used again."""
 
     def __init__(self, disk: CrashableDisk) -> None:
-        self.acknowledged: dict[Lane, list[FrameReference]] = {lane: [] for lane in LANES}
+        self.acknowledged: dict[LaneKey, list[FrameReference]] = {lane: [] for lane in LANES}
         self.released = dict.fromkeys(LANES, 0)
         self._log = SpoolLog(disk, 1 << 20, FILE_BYTES)
 

@@ -33,14 +33,14 @@ from farshore.catalog.tables import MachineRow
 from farshore.lab.ports import free_ports
 from farshore.model.states import MachineState
 from farshore.protection.alerting.telling import FAILING, Telling
-from farshore.protection.watch import Condition, reconcile
+from farshore.protection.watch import AlertCondition, reconcile
 
 APPRISE = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 """apprise 2.3 uses what is deprecated in Python 3.11."""
 PASSWORD = "pa55word-of-mail"
-RPO = Condition("rpo-exceeded", "machine/1", Severity.ERROR, "The newest point of web1 is old.", "See web1.")
-SILENT = Condition("agent-silent", "machine/2", Severity.ERROR, "The service of db1 does not report.", "See db1.")
-SMALL = Condition("hint", "machine/3", Severity.INFORMATION, "A hint.", "-")
+RPO = AlertCondition("rpo-exceeded", "machine/1", Severity.ERROR, "The newest point of web1 is old.", "See web1.")
+SILENT = AlertCondition("agent-silent", "machine/2", Severity.ERROR, "The service of db1 does not report.", "See db1.")
+SMALL = AlertCondition("hint", "machine/3", Severity.INFORMATION, "A hint.", "-")
 
 
 class Mailbox:
@@ -81,14 +81,14 @@ class Desk:
         assert answer.status == 201, answer.body
         return answer.body
 
-    def watch(self, *present: Condition) -> None:
+    def watch(self, *present: AlertCondition) -> None:
         services = self.office.services
         services.catalog.write(lambda tx: reconcile(tx, present, services.clock.now()))
 
     def later(self, seconds: int) -> None:
         self.office.clock.time += seconds * SECOND
 
-    def round(self, *present: Condition, seconds: int = 20) -> None:
+    def round(self, *present: AlertCondition, seconds: int = 20) -> None:
         """The watch looks; a while later the channels are told."""
         self.watch(*present)
         self.later(seconds)

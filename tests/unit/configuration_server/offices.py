@@ -25,7 +25,7 @@ from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.pki.authority import Authority, private_pem
 from farshore.configuration_server.pki.issuing import Issuer
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.sites import OpenSites
@@ -122,7 +122,7 @@ class Office:
             folder=folder / "failovers",
             vault_url="memory:///",
             vault_key=str,
-            site=OpenSites(catalog, Sealer(bytes(32)), folder / "sites"),
+            site=OpenSites(catalog, SecretSealer(bytes(32)), folder / "sites"),
             deliveries={Way.SERVED: ServedDelivery(NoExports())},
             sleep=lambda _seconds: None,
         )
@@ -132,7 +132,7 @@ class Office:
             issuer=issuer,
             vault=FixedVaultAccess("memory:///"),
             jobs=self.jobs,
-            sealer=Sealer(bytes(32)),
+            sealer=SecretSealer(bytes(32)),
             clock=self.clock,
             limits=Limits(catalog, self.clock),
             authenticators=self.authenticators,

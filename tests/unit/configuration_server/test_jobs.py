@@ -21,7 +21,7 @@ from farshore.catalog.tables import SecretRow
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.push import PUSH, PushParts, push_job
 from farshore.configuration_server.push_secrets import as_secret
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.outcomes import ENDED
 from farshore.durable.progress import report_progress
@@ -58,7 +58,7 @@ class World:
         self.folder = folder
         self.catalog = fresh_catalog(folder)
         self.installer = Installer(self.catalog)
-        self.sealer = Sealer(bytes(32))
+        self.sealer = SecretSealer(bytes(32))
         self.ran: list[str] = []
         self.go_on = False
         release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
@@ -197,7 +197,7 @@ def test_cancelling_stops_before_the_next_step(world: World) -> None:
 
 
 def test_a_sealed_secret_cannot_stand_in_for_another() -> None:
-    sealer = Sealer(bytes(32))
+    sealer = SecretSealer(bytes(32))
     sealed = sealer.seal("a", b"secret")
     assert sealer.open("a", sealed) == b"secret"
     for name, data in (("b", sealed), ("a", sealed[:-1] + bytes([sealed[-1] ^ 1]))):

@@ -15,7 +15,7 @@ from farshore.catalog import machines, policies, process_servers
 from farshore.client.management import _MACHINES, _PAGE
 from farshore.configuration_server.api.machines import LINES, PAGE
 from farshore.model.policy import ReplicationPolicy
-from farshore.protection.watch import DAMAGE, Condition, raise_once
+from farshore.protection.watch import DAMAGE, AlertCondition, raise_once
 
 NUMBER = 30
 
@@ -134,7 +134,7 @@ def test_a_page_takes_a_few_statements_and_shows_its_own_damage(
     with office.services.catalog.writing() as tx:
         for number in (3, 4):
             subject = f"machine/{machines.get(tx, f'm{number:03d}').id}"
-            raise_once(tx, Condition(DAMAGE, subject, Severity.ERROR, f"damage {number}", "do this"), 1)
+            raise_once(tx, AlertCondition(DAMAGE, subject, Severity.ERROR, f"damage {number}", "do this"), 1)
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:

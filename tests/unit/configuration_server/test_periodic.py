@@ -16,7 +16,7 @@ from farshore.configuration_server.watching import Watch, tell
 from farshore.model.errors import TryLater
 from farshore.protection.clocks import OwnClock
 from farshore.protection.silence import Silence
-from farshore.protection.watch import Condition
+from farshore.protection.watch import AlertCondition
 from farshore.telemetry import logs
 
 
@@ -51,7 +51,7 @@ def test_a_round_goes_on_after_any_error_and_an_alert_tells(tmp_path: Path, capl
 
 
 def test_what_may_pass_is_an_alert_only_when_it_comes_again_and_again() -> None:
-    told: list[Condition] = []
+    told: list[AlertCondition] = []
     troubles = Troubles(told.append)
 
     def work() -> None:
@@ -66,7 +66,7 @@ def test_what_may_pass_is_an_alert_only_when_it_comes_again_and_again() -> None:
 
 
 def test_an_alert_that_cannot_be_raised_ends_nothing() -> None:
-    def broken(_condition: Condition) -> None:
+    def broken(_condition: AlertCondition) -> None:
         raise RuntimeError("no database")
 
     each = Periodic("Sweeping", 1, lambda: 1 / 0, Troubles(broken))

@@ -24,7 +24,7 @@ from farshore.configuration_server.jobs import pushing_through
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.push import PUSH, PushParts, push_job
 from farshore.configuration_server.jobs.pushing_through import token_sealed_as
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.durable.outcomes import ENDED
 from farshore.model.errors import NotFound, Refused, Unreachable
 from farshore.model.identifiers import JobId, new_id
@@ -45,7 +45,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.catalog = fresh_catalog(folder)
-        self.sealer = Sealer(bytes(32))
+        self.sealer = SecretSealer(bytes(32))
         self.by_itself: list[str] = []
         self.connects = False
         with self.catalog.writing() as tx:

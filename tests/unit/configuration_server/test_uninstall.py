@@ -21,7 +21,7 @@ from farshore.configuration_server.jobs import uninstall
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.uninstall import UNINSTALL, UninstallParts, uninstall_job
 from farshore.configuration_server.push_secrets import as_secret
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.durable.outcomes import ENDED
 from farshore.model.commands import CommandState
 from farshore.model.errors import FarshoreError, NotFound, Unreachable
@@ -40,7 +40,7 @@ class World:
     """A machine that is not protected, the engine, and a remover that notes or fails."""
 
     def __init__(self, folder: Path) -> None:
-        self.catalog, self.sealer = fresh_catalog(folder), Sealer(bytes(32))
+        self.catalog, self.sealer = fresh_catalog(folder), SecretSealer(bytes(32))
         with self.catalog.writing() as tx:
             add_machine(tx, state="unprotected", protect=False)
             sealed = self.sealer.seal("s1", as_secret("", "very secret"))

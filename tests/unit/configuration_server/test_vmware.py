@@ -22,7 +22,7 @@ from farshore.configuration_server.discoveries import (
     _Running,
     sealed_as,
 )
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.model.errors import Unreachable
 
 SECOND = 1_000_000_000
@@ -220,7 +220,9 @@ def test_failures_become_an_alert_when_they_last(office: Office) -> None:
 
 def test_a_password_that_cannot_be_opened_is_noted_once(office: Office) -> None:
     add_server(office)
-    discoveries = Discoveries(office.services.catalog, office.clock, Sealer(b"another key, 32 bytes of it ....."[:32]))
+    discoveries = Discoveries(
+        office.services.catalog, office.clock, SecretSealer(b"another key, 32 bytes of it ....."[:32])
+    )
     discoveries.look()
     with office.services.catalog.reading() as tx:
         row = vmware.server(tx, "dc1")

@@ -15,7 +15,7 @@ from farshore.formats.chunk_exchange import Comparison, Verdict
 from farshore.formats.proof import Difference, Proof
 from farshore.formats.record import RecordKind, payload_offsets
 from farshore.mobility.capture.layout import RING_RECORD, RING_RECORD_BYTES
-from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.base_sender import chunk_hashes
 from farshore.model.errors import Gap
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber
 from farshore.model.states import CaptureMode

@@ -15,7 +15,7 @@ from tests.unit.mobility.doubles import KEY, MACHINE, FakeClock, ProcessServerDo
 from farshore.formats.batch import Role
 from farshore.formats.chunk_exchange import Comparison, Verdict
 from farshore.mobility.capture.bitmap import union
-from farshore.mobility.copying.base_copy import BaseCopy
+from farshore.mobility.copying.base_sender import BaseSender
 from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.copying.overlay_copy import GAP_BLOCKS, SPAN_BLOCKS, OverlayCopy, spans
 from farshore.mobility.copying.progress import CopyProgress
@@ -50,7 +50,7 @@ class Copying:
             "bandwidth": Bandwidth(self.clock),
             "courtesy": Courtesy(self.clock, 1.0),
         }
-        self.base = BaseCopy([disk], server, KEY, **self.parts)
+        self.base = BaseSender([disk], server, KEY, **self.parts)
 
 
 def test_the_base_arrives_whole_and_zeroes_are_not_sent(image: Tuple[Path, np.ndarray]) -> None:
@@ -88,7 +88,7 @@ def test_what_the_copy_did_not_hold_before_is_told(image: Tuple[Path, np.ndarray
 
     changed: List[Tuple[int, int, int]] = []
     parts = Copying(disk, ProcessServerDouble({0: disk.size})).parts
-    BaseCopy([disk], Server({0: disk.size}), KEY, changed=lambda *run: changed.append(run), **parts).run(
+    BaseSender([disk], Server({0: disk.size}), KEY, changed=lambda *run: changed.append(run), **parts).run(
         threading.Event()
     )
     assert changed == [(0, 1, 3), (0, 4, 5)]

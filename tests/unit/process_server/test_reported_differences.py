@@ -116,13 +116,13 @@ def test_what_reader_threads_use_for_a_proof_is_rested_for(monkeypatch: pytest.M
     """Segments are opened in threads of their own; the thread that asked for it uses next to nothing."""
     machine, clock = journaled(), threading.local()
     monkeypatch.setattr(reader_threads.time, "thread_time", lambda: getattr(clock, "seconds", 0.0))
-    opened = StoredObjects.open_piece
+    opened = StoredObjects.open_range
 
     def laborious(stored: Any, piece: Any) -> Any:
         clock.seconds = getattr(clock, "seconds", 0.0) + 0.5
         return opened(stored, piece)
 
-    monkeypatch.setattr(StoredObjects, "open_piece", laborious)
+    monkeypatch.setattr(StoredObjects, "open_range", laborious)
     at = Sequence(machine.next[Role.JOURNAL] - 1)
     answer = Proofs(machine.vault).prove(stream_of(machine, 1), Proof(ONE, at, np.array([0]), np.zeros((1, 32), "u1")))
     assert answer.cpu_seconds == 1.5

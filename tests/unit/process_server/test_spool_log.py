@@ -19,19 +19,19 @@ from farshore.formats.spool import FrameHeader, FrameKind
 from farshore.model.errors import Busy, Gap, NoSpace, TryLater
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.process_server.spool.file import FrameReference
-from farshore.process_server.spool.log import Lane, SpoolLog
+from farshore.process_server.spool.log import LaneKey, SpoolLog
 
 MACHINES = [MachineId(f"00000000-0000-4000-8000-00000000000{number}") for number in range(3)]
 FILE_BYTES = 4096
 
 
-def header(lane: Lane, first: int, count: int) -> FrameHeader:
+def header(lane: LaneKey, first: int, count: int) -> FrameHeader:
     return FrameHeader(
         FrameKind.BATCH, lane.machine, lane.epoch, lane.role, Sequence(first), Sequence(first + count), 1_000 + first
     )
 
 
-def body(lane: Lane, first: int, size: int) -> bytes:
+def body(lane: LaneKey, first: int, size: int) -> bytes:
     return (f"{lane}:{first};".encode() * (size // 8 + 2))[:size]
 
 
@@ -42,10 +42,10 @@ class Spool(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="farshore-spool-"))
         self.disk = CrashableDisk(self.folder / "spool")
-        self.acknowledged: dict[Lane, list[tuple[int, int, int]]] = {}
-        self.released: dict[Lane, int] = {}
+        self.acknowledged: dict[LaneKey, list[tuple[int, int, int]]] = {}
+        self.released: dict[LaneKey, int] = {}
         self.references: list[FrameReference] = []
-        self.next: dict[Lane, int] = {}
+        self.next: dict[LaneKey, int] = {}
         self.open()
 
     def open(self) -> None:
@@ -53,9 +53,9 @@ class Spool(RuleBasedStateMachine):
         found = self.log.recover()
         self.log.start()
         self.references = []
-        seen: dict[Lane, list[FrameReference]] = {}
+        seen: dict[LaneKey, list[FrameReference]] = {}
         for frame in found:
-            seen.setdefault(Lane(frame.header.machine, frame.header.epoch, frame.header.role), []).append(frame)
+            seen.setdefault(LaneKey(frame.header.machine, frame.header.epoch, frame.header.role), []).append(frame)
         for lane, wanted in self.acknowledged.items():
             frames = {frame.header.first_sequence: frame for frame in seen.get(lane, [])}
             for first, count, size in wanted:
@@ -76,7 +76,7 @@ class Spool(RuleBasedStateMachine):
             self.acknowledged[lane] = [
                 (one.header.first_sequence, one.header.end_sequence - one.header.first_sequence, one.body_length)
                 for one in self.references
-                if Lane(one.header.machine, one.header.epoch, one.header.role) == lane
+                if LaneKey(one.header.machine, one.header.epoch, one.header.role) == lane
             ]
             self.next[lane] = expected
             self.log.expect(lane, expected)
@@ -92,7 +92,7 @@ class Spool(RuleBasedStateMachine):
         sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=5),
     )
     def append(self, machine: MachineId, role: Role, sizes: list[int]) -> None:
-        lane = Lane(machine, Epoch(1), role)
+        lane = LaneKey(machine, Epoch(1), role)
         tickets: list[tuple[int, int, int, Future[FrameReference]]] = []
         first = self.next.get(lane, 1)
         for size in sizes:
@@ -119,7 +119,7 @@ class Spool(RuleBasedStateMachine):
 
     @rule(machine=st.sampled_from(MACHINES), off=st.integers(-3, 3).filter(bool))
     def append_out_of_order(self, machine: MachineId, off: int) -> None:
-        lane = Lane(machine, Epoch(1), Role.JOURNAL)
+        lane = LaneKey(machine, Epoch(1), Role.JOURNAL)
         if lane not in self.next or self.next[lane] + off < 1:
             return
         with pytest.raises(Gap) as caught:
@@ -131,7 +131,7 @@ class Spool(RuleBasedStateMachine):
     def release_oldest(self, count: int) -> None:
         done, self.references = self.references[:count], self.references[count:]
         for frame in done:
-            lane = Lane(frame.header.machine, frame.header.epoch, frame.header.role)
+            lane = LaneKey(frame.header.machine, frame.header.epoch, frame.header.role)
             self.acknowledged[lane].pop(0)
             self.released[lane] = frame.header.end_sequence
         self.log.release(done)
@@ -165,7 +165,7 @@ class Spool(RuleBasedStateMachine):
     @invariant()
     def bodies_are_readable(self) -> None:
         for frame in self.references[:3]:
-            lane = Lane(frame.header.machine, frame.header.epoch, frame.header.role)
+            lane = LaneKey(frame.header.machine, frame.header.epoch, frame.header.role)
             assert bytes(frame.body()) == body(lane, frame.header.first_sequence, frame.body_length)
 
     def teardown(self) -> None:
@@ -186,7 +186,7 @@ def log(tmp_path: Path):
     made.stop()
 
 
-LANE = Lane(MACHINES[0], Epoch(1), Role.JOURNAL)
+LANE = LaneKey(MACHINES[0], Epoch(1), Role.JOURNAL)
 
 
 @pytest.mark.parametrize("sync_fails", [True, False])
@@ -237,7 +237,7 @@ def test_at_the_limit_everybody_waits(log: SpoolLog) -> None:
 
 def test_above_half_a_machine_with_its_share_leaves_room_for_others(log: SpoolLog) -> None:
     log.limit = 16_000
-    other = Lane(MACHINES[1], Epoch(1), Role.JOURNAL)
+    other = LaneKey(MACHINES[1], Epoch(1), Role.JOURNAL)
     log.append(header(other, 1, 1), [bytes(100)], lambda _: None).result(60)
     for number in range(1, 3):
         log.append(header(LANE, number, 1), [bytes(3000)], lambda _: None).result(60)

@@ -21,7 +21,7 @@ from farshore.catalog import events, machines, pushes, secrets, tokens
 from farshore.catalog.database import Catalog, Transaction
 from farshore.configuration_server.jobs.pushing_through import PushesThrough
 from farshore.configuration_server.push_logins import KeptLogin, Logins, place_of
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import FarshoreError, TryLater, Unreachable
@@ -43,7 +43,7 @@ class PushParts:
 
     catalog: Catalog
     clock: Clock
-    sealer: Sealer
+    sealer: SecretSealer
     authority_fingerprint: Callable[[], str]
     installer: Installer
     release_key: ReleaseKey

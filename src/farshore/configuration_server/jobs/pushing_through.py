@@ -22,7 +22,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.delegated import DelegatedState
 from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.configuration_server.push_logins import Logins, jump_place_of, known_keys, place_of
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.durable.jobs import Request
 from farshore.model.errors import (
     Cancelled,
@@ -60,7 +60,7 @@ class PushesThrough:
 
     catalog: Catalog
     clock: Clock
-    sealer: Sealer
+    sealer: SecretSealer
     logins: Logins
     give_up: Callable[[Request, str, Exception], None]
 

@@ -20,7 +20,7 @@ from farshore.catalog import commands, events, secrets
 from farshore.catalog.database import Catalog, Transaction
 from farshore.configuration_server.jobs.commanding import Answers
 from farshore.configuration_server.push_logins import Logins, place_of
-from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.sealing import SecretSealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
 from farshore.durable.steps import ONCE, USUAL, run_step
@@ -46,7 +46,7 @@ class UninstallParts:
 
     catalog: Catalog
     clock: Clock
-    sealer: Sealer
+    sealer: SecretSealer
     remover: Remover
     forget: Callable[[str, str], None]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.proof import MOST_CHUNKS, URGENT, Difference, Proof
-from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.base_sender import chunk_hashes
 from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.copying.overlay_copy import block_piece
 from farshore.mobility.proving.comparer import Comparer

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
 from farshore.mobility.capture.bitmap import Ranges
-from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.base_sender import chunk_hashes
 from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven

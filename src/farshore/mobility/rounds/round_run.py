@@ -19,7 +19,7 @@ from farshore.api_types.streams import BaseCompletion
 from farshore.client.data_plane import DataPlane
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.capture.accounting import Verdict
-from farshore.mobility.copying.base_copy import BaseCopy, ChunkReceiver
+from farshore.mobility.copying.base_sender import BaseSender, ChunkReceiver
 from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.copying.progress import CopyProgress
 from farshore.mobility.points.hooks import FOLDER, Quiesced
@@ -173,7 +173,7 @@ class RoundRun(abc.ABC):
     def _copy(self, receiver: ChunkReceiver, stop: threading.Event) -> None:
         """Compare every chunk, and send those that the vault lacks."""
         self._progress = CopyProgress(self._clock, sum(disk.size for disk in self._disks))
-        BaseCopy(
+        BaseSender(
             self._disks,
             receiver,
             bytes.fromhex(self.grant.hash_key),

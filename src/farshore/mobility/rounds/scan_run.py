@@ -27,7 +27,7 @@ from farshore.formats.batch import Buffer
 from farshore.formats.chunk_exchange import Comparison
 from farshore.mobility.capture.disks import mounted_once
 from farshore.mobility.capture.kernel import keeps_stat, read_stat, writes_in_flight
-from farshore.mobility.copying.base_copy import WINDOW_BYTES, chunk_hashes
+from farshore.mobility.copying.base_sender import WINDOW_BYTES, chunk_hashes
 from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.copying.overlay_copy import block_piece
 from farshore.mobility.points.freezing import FREEZE_SECONDS, Freeze, order_of_freezing

@@ -25,7 +25,7 @@ from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.bitmap import Ranges, count_blocks
 from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.layout import Cause
-from farshore.mobility.copying.base_copy import BaseCopy, copied_bytes
+from farshore.mobility.copying.base_sender import BaseSender, copied_bytes
 from farshore.mobility.copying.disk_changes import ChunkRuns, Plan
 from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.copying.overlay_copy import OverlayCopy, dirty_pieces
@@ -493,7 +493,7 @@ class EpochRun:
 
     def _copy_chunks(self, runs: Mapping[DiskNumber, Sequence[Tuple[int, int]]], stop: threading.Event) -> None:
         assert self._progress is not None
-        BaseCopy(
+        BaseSender(
             self._disks,
             self._plane,
             bytes.fromhex(self.grant.hash_key),

@@ -44,7 +44,7 @@ GROUP_BYTES = 16 << 20
 SPARE_FILES = 2
 
 
-class Lane(NamedTuple):
+class LaneKey(NamedTuple):
     """Has its own dense sequence."""
 
     machine: MachineId
@@ -75,7 +75,7 @@ class SpoolLog:
         self._changed = threading.Condition()
         self._allowance = Allowance(limit)
         self._queue: deque[_Queued] = deque()
-        self._tails: dict[Lane, int] = {}
+        self._tails: dict[LaneKey, int] = {}
         self._files: dict[int, SpoolFile] = {}
         self._spares: list[SpoolFile] = []
         self._current: SpoolFile | None = None
@@ -125,7 +125,7 @@ class SpoolLog:
         """Queue one frame. Raises Busy at the limit, Gap if it does not follow its lane's last frame.
 
         The ticket resolves to the durable frame, or to TryLater or NoSpace; then nothing of it is in the log."""
-        lane = Lane(header.machine, header.epoch, header.role)
+        lane = LaneKey(header.machine, header.epoch, header.role)
         length = layout.frame_bytes(sum(len(part) for part in body))
         ticket: Future[FrameReference] = Future()
         with self._changed:
@@ -146,17 +146,17 @@ class SpoolLog:
             self._changed.notify_all()
         return ticket
 
-    def tail(self, lane: Lane) -> int | None:
+    def tail(self, lane: LaneKey) -> int | None:
         """Return the sequence that the next frame of ``lane`` must begin with; None: any."""
         with self._changed:
             return self._tails.get(lane)
 
-    def expect(self, lane: Lane, sequence: int) -> None:
+    def expect(self, lane: LaneKey, sequence: int) -> None:
         """Require that the next frame of ``lane`` begins with ``sequence``."""
         with self._changed:
             self._tails[lane] = sequence
 
-    def forget_lane(self, lane: Lane) -> None:
+    def forget_lane(self, lane: LaneKey) -> None:
         """Forget a lane whose owner has closed. Its next frame may begin anywhere."""
         with self._changed:
             self._tails.pop(lane, None)
@@ -209,7 +209,7 @@ class SpoolLog:
             header = frame.header
             found.append(FrameReference(header, file, frame.offset, frame.length, len(frame.body)))
             self._allowance.count(header.machine, frame.length)
-            self._tails[Lane(header.machine, header.epoch, header.role)] = header.end_sequence
+            self._tails[LaneKey(header.machine, header.epoch, header.role)] = header.end_sequence
         if not ended and not last:
             _log.warning("Spool file %s ends early, after %d frames; its streams will show the gap.", name, len(found))
         if found and not ended:
@@ -366,7 +366,7 @@ class SpoolLog:
             self._queue.clear()
             for item in reversed(failed):
                 header = item.header
-                self._tails[Lane(header.machine, header.epoch, header.role)] = header.first_sequence
+                self._tails[LaneKey(header.machine, header.epoch, header.role)] = header.first_sequence
                 self._allowance.give_back(header.machine, item.length)
         _log.error("The spool could not be written: %s. %d batches were not acknowledged.", error, len(failed))
         for item in failed:

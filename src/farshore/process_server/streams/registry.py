@@ -227,7 +227,7 @@ class Streams:
             dropped += self._set_aside(stream, frames, gap)
         self._log.release(dropped)
         for role in stream.lanes:
-            self._log.expect(spool.Lane(machine, epoch, role), stream.next_sequence(role))
+            self._log.expect(spool.LaneKey(machine, epoch, role), stream.next_sequence(role))
         return stream
 
     def _check_vault(self) -> None:
@@ -261,7 +261,7 @@ class Streams:
                 return
         self._grants.forget(stream.machine, stream.epoch)
         for role in Role:
-            self._log.forget_lane(spool.Lane(stream.machine, stream.epoch, role))
+            self._log.forget_lane(spool.LaneKey(stream.machine, stream.epoch, role))
         self._closed(stream)
 
 

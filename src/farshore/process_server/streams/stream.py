@@ -393,7 +393,7 @@ class Stream:
 
     def _rewind(self, role: Role) -> None:
         """Move ``accepted`` back after a frame was lost before it was durable; the spool knows the next sequence."""
-        tail = self._log.tail(spool.Lane(self.machine, self.epoch, role))
+        tail = self._log.tail(spool.LaneKey(self.machine, self.epoch, role))
         with self.changed:
             self.lanes[role].is_lost(tail or 0)
             if role is Role.JOURNAL:

@@ -22,7 +22,7 @@ from farshore.protection.alerting.due import SECOND, due
 from farshore.protection.alerting.heartbeat import HeartbeatUrl, broken
 from farshore.protection.alerting.message import Message, Notice
 from farshore.protection.alerting.registry import OpenSecret, opened
-from farshore.protection.watch import Condition
+from farshore.protection.watch import AlertCondition
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,12 @@ class Telling:
             return ""
         return channel.send(Message(self._server, self._clock.now(), test=True))
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[AlertCondition]:
         """Return conditions for the watch: channels that fail."""
         with self._catalog.reading() as tx:
             rows = alert_channels.every(tx)
         return [
-            Condition(
+            AlertCondition(
                 FAILING,
                 f"alert-channel/{row.name}",
                 Severity.WARNING,

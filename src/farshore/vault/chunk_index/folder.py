@@ -18,7 +18,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from farshore.vault.chunk_index.run import Run
+from farshore.vault.chunk_index.run import SortedRun
 from farshore.vault.chunk_index.run_format import RUN_BYTES, Untrusted
 from farshore.vault.stores.folder_sync import sync_folder
 
@@ -33,7 +33,7 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-class RunFolder:
+class IndexFolder:
     """An open folder, locked for this process until the object is gone."""
 
     def __init__(self, path: Path, key_id: bytes, lock: int) -> None:
@@ -41,7 +41,7 @@ class RunFolder:
         self._unlock = weakref.finalize(self, os.close, lock)
 
     @classmethod
-    def open(cls, path: Path, key_id: bytes) -> RunFolder | None:
+    def open(cls, path: Path, key_id: bytes) -> IndexFolder | None:
         """Open or make a folder; None, and the log says why, if another process has it or it cannot be used."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,13 +61,13 @@ class RunFolder:
         """Give the folder to others."""
         self._unlock()
 
-    def load(self) -> list[Run]:
+    def load(self) -> list[SortedRun]:
         """Return the runs, the oldest first. Removes what does not verify, and what broken-off writes left."""
-        found: list[Run] = []
+        found: list[SortedRun] = []
         try:
             for name in self._named():
                 try:
-                    found.append(Run.open(self.path / f"run-{name}", bytes.fromhex(name), self._key_id))
+                    found.append(SortedRun.open(self.path / f"run-{name}", bytes.fromhex(name), self._key_id))
                 except (OSError, Untrusted) as error:
                     _log.warning("A part of the chunk index in %s is thrown away: %s.", self.path, error)
             kept = {run.path for run in found} | {self.path / _MANIFEST, self.path / "lock"}
@@ -83,7 +83,7 @@ class RunFolder:
         run = secrets.token_bytes(RUN_BYTES)
         return run, self.path / f"run-{run.hex()}"
 
-    def commit(self, runs: Iterable[Run]) -> None:
+    def commit(self, runs: Iterable[SortedRun]) -> None:
         """Make these the runs that count. Their files are durable already. Raises OSError."""
         names = [run.footer.run.hex() for run in runs if run.path is not None]
         body = json.dumps({"format": _FORMAT, "key": self._key_id.hex(), "runs": names}).encode()

@@ -27,9 +27,9 @@ import numpy as np
 
 from farshore.formats.chunk_pack import LOCATOR, Hashes, Locators
 from farshore.vault.chunk_index.entries import Entries, Mask, Pieces, Recent, hash_words
-from farshore.vault.chunk_index.folder import RunFolder, private
+from farshore.vault.chunk_index.folder import IndexFolder, private
 from farshore.vault.chunk_index.merging import Merge, due
-from farshore.vault.chunk_index.run import FileSource, MemorySource, Run
+from farshore.vault.chunk_index.run import FileSource, MemorySource, SortedRun
 from farshore.vault.chunk_index.run_format import RUN_BYTES, RunWriter, Untrusted
 from farshore.vault.upkeep.salts import SALT_BYTES, Salts, SaltSet
 
@@ -48,14 +48,14 @@ class ChunkIndex:
 
     def __init__(self, folder: Path | None, key_id: bytes, smallest: int = SMALLEST) -> None:
         self._key_id, self._smallest = key_id, smallest
-        self._folder = None if folder is None else RunFolder.open(folder, key_id)
+        self._folder = None if folder is None else IndexFolder.open(folder, key_id)
         self._disk_works, self._closing = True, False
         self._changed = threading.Condition()
-        self._runs: tuple[Run, ...] = () if self._folder is None else tuple(self._folder.load())
+        self._runs: tuple[SortedRun, ...] = () if self._folder is None else tuple(self._folder.load())
         self._full: tuple[Recent, ...] = ()
         self._recent = Recent()
         self._worker: threading.Thread | None = None
-        self._leaving: list[Run] = []
+        self._leaving: list[SortedRun] = []
         """Merged runs whose files a manifest may still name."""
 
     def add(self, salt: bytes, hashes: Hashes, locators: Locators) -> None:
@@ -76,7 +76,7 @@ class ChunkIndex:
         with self._changed:
             runs = self._runs
             recent = [one.pieces() for one in (*self._full, self._recent)]
-        parts: list[Run | Pieces] = [*runs, *recent]
+        parts: list[SortedRun | Pieces] = [*runs, *recent]
         for part in parts:
             left = np.flatnonzero(~found)
             if not len(left):
@@ -84,7 +84,7 @@ class ChunkIndex:
             try:
                 here, places = part.find(high[left], low[left])
             except Untrusted as error:
-                assert isinstance(part, Run)
+                assert isinstance(part, SortedRun)
                 self._throw_away(part, error)
                 continue
             locators[left[here]] = places[here]
@@ -106,7 +106,7 @@ class ChunkIndex:
                 part.drop(gone)
             self._start()
 
-    def _parts(self) -> list[Run | Recent]:
+    def _parts(self) -> list[SortedRun | Recent]:
         return [*self._runs, *self._full, self._recent]
 
     def settle(self) -> None:
@@ -217,7 +217,7 @@ class ChunkIndex:
         self._commit()
         return True
 
-    def _chosen(self) -> tuple[Run, ...]:
+    def _chosen(self) -> tuple[SortedRun, ...]:
         """What to merge: the newest of like sizes, or a run that is mostly dead."""
         count = due([run.count for run in self._runs], self._smallest)
         if count:
@@ -233,7 +233,7 @@ class ChunkIndex:
             if self._closing:
                 raise _Stopped
 
-    def _written(self, parts: Iterable[Entries], salts: Salts, most: int) -> Run:
+    def _written(self, parts: Iterable[Entries], salts: Salts, most: int) -> SortedRun:
         """A new run of these entries. Raises OSError, and what ``parts`` raises."""
         if self._folder is None or not self._disk_works:
             data = io.BytesIO()
@@ -241,7 +241,7 @@ class ChunkIndex:
             for part in parts:
                 writer.append(part)
             footer, tail = writer.finish(salts)
-            return Run(MemorySource(data.getvalue()), footer, tail)
+            return SortedRun(MemorySource(data.getvalue()), footer, tail)
         name, path = self._folder.new_run()
         try:
             with open(path, "xb", opener=private) as file:
@@ -251,7 +251,7 @@ class ChunkIndex:
                 footer, tail = writer.finish(salts)
                 file.flush()
                 os.fsync(file.fileno())
-            return Run(FileSource(path), footer, tail, path)
+            return SortedRun(FileSource(path), footer, tail, path)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -272,7 +272,7 @@ class ChunkIndex:
         self._disk_works = False
         _log.warning("The chunk index cannot be written and goes on in memory (%s).", error)
 
-    def _throw_away(self, run: Run, error: Exception) -> None:
+    def _throw_away(self, run: SortedRun, error: Exception) -> None:
         _log.warning("A part of the chunk index is thrown away: %s (%s). It is made again from the vault.", error, run)
         with self._changed:
             self._runs = tuple(one for one in self._runs if one is not run)

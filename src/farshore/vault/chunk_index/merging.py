@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from farshore.vault.chunk_index.entries import ENTRY, Entries, Mask
-from farshore.vault.chunk_index.run import Run
+from farshore.vault.chunk_index.run import SortedRun
 from farshore.vault.upkeep.salts import Salts
 
 FAN = 4
@@ -44,7 +44,7 @@ def _class(count: int, smallest: int) -> int:
 class Merge:
     """Some runs, the oldest first, made one. ``salts`` and ``numbers`` leave out packs that were dead when it began."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[SortedRun]) -> None:
         self.runs = runs
         self.most = sum(run.count for run in runs)
         self._dead: list[Mask] = [run.dead.copy() for run in runs]

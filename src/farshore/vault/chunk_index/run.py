@@ -76,7 +76,7 @@ class FileSource:
             done += got
 
 
-class Run:
+class SortedRun:
     """Immutable but for ``dead``. ``path`` is None for one in memory. Safe to search from several threads."""
 
     def __init__(self, source: Source, footer: Footer, tail: Tail, path: Path | None = None) -> None:
@@ -87,7 +87,7 @@ class Run:
         """Packs whose chunks are not found any more, by number."""
 
     @classmethod
-    def open(cls, path: Path, run: bytes, key_id: bytes) -> Run:
+    def open(cls, path: Path, run: bytes, key_id: bytes) -> SortedRun:
         """Open a file. Raises Untrusted, OSError."""
         source = FileSource(path)
         footer = Footer.decode(source.read(source.size - FOOTER.size, FOOTER.size), source.size)

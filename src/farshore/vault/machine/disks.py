@@ -23,7 +23,7 @@ from farshore.vault.reading.fetch import Fetcher
 from farshore.vault.reading.leases import Lease, LeaseKind
 from farshore.vault.reading.levels import EntryLevel, MapLevel, layer_level, segments_level
 from farshore.vault.reading.reader_threads import ReaderThreads
-from farshore.vault.reading.timeline import Piece, Timeline
+from farshore.vault.reading.timeline import StoredRange, Timeline
 from farshore.vault.reading.view import DiskView
 
 _READERS = 8
@@ -124,8 +124,8 @@ class MachineDisks:
         """What one epoch adds, newest first: journal, overlay, base map."""
         levels: list[EntryLevel] = []
         pieces = timeline.overlay(record.epoch, record.base_end) + timeline.cover(record.epoch, last)
-        opened = list(threads.map(self._stored.open_piece, pieces))
-        waiting: list[tuple[Piece, OpenedObject, SegmentIndex]] = []
+        opened = list(threads.map(self._stored.open_range, pieces))
+        waiting: list[tuple[StoredRange, OpenedObject, SegmentIndex]] = []
         for piece, found in zip(pieces, opened, strict=True):
             if isinstance(found, Layer):
                 levels.extend(segments_level(waiting, disk, fetcher))

@@ -23,7 +23,7 @@ from farshore.vault.objects.layers import Layer
 from farshore.vault.objects.opening import OpenedObject
 from farshore.vault.reading.cache import SourceCache
 from farshore.vault.reading.leases import CLOCKS, LeaseKind, live_leases
-from farshore.vault.reading.timeline import Piece, StoredLayer, StoredSegment, Timeline, load_timeline
+from farshore.vault.reading.timeline import StoredLayer, StoredRange, StoredSegment, Timeline, load_timeline
 from farshore.vault.stores.port import Listed
 from farshore.vault.upkeep.condemned import read_condemned
 
@@ -133,7 +133,7 @@ class StoredObjects:
         first, end, time = int(source["first"]), int(source["end"]), int(source["last_time"])
         return str(SegmentName(self._machine, epoch, Role.JOURNAL, Sequence(first), Sequence(end), time))
 
-    def open_piece(self, piece: Piece) -> Layer | tuple[OpenedObject, SegmentIndex]:
+    def open_range(self, piece: StoredRange) -> Layer | tuple[OpenedObject, SegmentIndex]:
         """Return the opened layer or segment that a piece comes from. Raises NotFound, Damaged, WrongKey."""
         if isinstance(piece.stored, StoredLayer):
             return self.layer(piece.stored)

@@ -29,7 +29,7 @@ from farshore.vault.objects.epochs import EpochRecord
 from farshore.vault.objects.opening import OpenedObject
 from farshore.vault.reading.block_index import FULL, SECTORS, BlockIndex, Part, build_index
 from farshore.vault.reading.blocks import Mask
-from farshore.vault.reading.timeline import Piece, StoredSegment, Timeline
+from farshore.vault.reading.timeline import StoredRange, StoredSegment, Timeline
 from farshore.vault.reading.view import DiskView
 from farshore.vault.upkeep.merging import gather
 
@@ -144,13 +144,15 @@ def _sizes(record: EpochRecord) -> dict[DiskNumber, int]:
     return {disk.number: disk.size for disk in record.disks}
 
 
-def _add_journal(found: dict[DiskNumber, Changes], machine: MachineVault, epoch: Epoch, pieces: list[Piece]) -> None:
+def _add_journal(
+    found: dict[DiskNumber, Changes], machine: MachineVault, epoch: Epoch, pieces: list[StoredRange]
+) -> None:
     sources, indexes, _ = gather(machine, pieces)
     for disk, index in indexes.items():
         _add_writes(found, disk, index, lambda row: machine.stored.source(epoch, sources[row]))
 
 
-def _add_overlay(found: dict[DiskNumber, Changes], machine: MachineVault, pieces: list[Piece]) -> None:
+def _add_overlay(found: dict[DiskNumber, Changes], machine: MachineVault, pieces: list[StoredRange]) -> None:
     opened, parts = [], []
     for source, piece in enumerate(pieces):
         assert isinstance(piece.stored, StoredSegment)

@@ -21,7 +21,7 @@ from farshore.vault.reading.block_index import FULL, BlockIndex, Part, build_ind
 from farshore.vault.reading.blocks import EntryFiller, Mask, Need, zero
 from farshore.vault.reading.cache import Bytes
 from farshore.vault.reading.fetch import Fetcher, StoredChunk
-from farshore.vault.reading.timeline import Piece
+from farshore.vault.reading.timeline import StoredRange
 
 BLOCKS_PER_CHUNK = CHUNK // BLOCK
 
@@ -99,7 +99,7 @@ def index_level(index: BlockIndex, sources: list[OpenedObject], fetcher: Fetcher
 
 
 def segments_level(
-    opened: list[tuple[Piece, OpenedObject, SegmentIndex]], disk: DiskNumber, fetcher: Fetcher
+    opened: list[tuple[StoredRange, OpenedObject, SegmentIndex]], disk: DiskNumber, fetcher: Fetcher
 ) -> list[EntryLevel]:
     """Return neighbouring segments as one level; none where they say nothing of the disk."""
     parts = [

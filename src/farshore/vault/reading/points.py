@@ -15,7 +15,7 @@ from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
 from farshore.model.text import printable
-from farshore.vault.reading.timeline import Piece, Timeline
+from farshore.vault.reading.timeline import StoredRange, Timeline
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SHOWN = (1, 1_000, 1_000_000)
@@ -146,7 +146,7 @@ def recoverable(timeline: Timeline, position: Position) -> bool:
     return True
 
 
-def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
+def check_recoverable(timeline: Timeline, position: Position) -> list[StoredRange]:
     """Return what holds the journal up to ``position``. Raises NotFound or Damaged, saying why, where it cannot be
     opened."""
     record = timeline.record(position.epoch)

@@ -49,7 +49,7 @@ class StoredLayer:
 
 
 @dataclass(frozen=True)
-class Piece:
+class StoredRange:
     """The journal records ``[begin, end)``, to be taken from a layer (then it is its whole range) or a segment."""
 
     begin: int
@@ -58,7 +58,7 @@ class Piece:
 
 
 @dataclass
-class Run:
+class SegmentRun:
     """Segments of one epoch and role without gaps or overlaps, from ``start`` to ``end`` (half-open)."""
 
     start: Sequence = _FIRST
@@ -69,18 +69,18 @@ class Run:
     behind_gap: list[StoredSegment] = field(default_factory=list)
     """Segments that do not connect: something before them is missing."""
 
-    def cut(self, begin: int, end: int) -> list[Piece]:
+    def cut(self, begin: int, end: int) -> list[StoredRange]:
         """Return the segments that hold ``[begin, end)``, which lies within the run."""
         low, high = bisect_right(self.starts, begin) - 1, bisect_left(self.starts, end)
         pieces = []
         for place in range(low, high):
             stop = self.starts[place + 1] if place + 1 < high else end
-            pieces.append(Piece(max(begin, self.starts[place]), stop, self.chain[place]))
+            pieces.append(StoredRange(max(begin, self.starts[place]), stop, self.chain[place]))
         return pieces
 
 
 @dataclass(frozen=True)
-class Gap:
+class JournalGap:
     """Journal records ``[begin, end)`` of an epoch that are missing; ``behind`` is what is stored after them, reaching
     to ``until`` (half-open) and ``time`` (ns). None, and 0, where only the epoch's document tells of them."""
 
@@ -122,8 +122,8 @@ class Timeline:
         self._layers: dict[Epoch, list[StoredLayer]] = {}
         for stored in layers:
             self._layers.setdefault(stored.layer.epoch, []).append(stored)
-        self._runs: dict[tuple[Epoch, Role, int, int | None], Run] = {}
-        self._spines: dict[Epoch, tuple[list[Piece], Run]] = {}
+        self._runs: dict[tuple[Epoch, Role, int, int | None], SegmentRun] = {}
+        self._spines: dict[Epoch, tuple[list[StoredRange], SegmentRun]] = {}
         self._marked: dict[Epoch, list[Sequence]] = {}
         self._pinned: frozenset[Position] | None = None
 
@@ -144,7 +144,7 @@ class Timeline:
         """Return the merged layers of an epoch."""
         return [one for one in self.layers(epoch) if one.layer.tier == DATA_TIER]
 
-    def run(self, epoch: Epoch, role: Role, start: int = 1, stop: int | None = None) -> Run:
+    def run(self, epoch: Epoch, role: Role, start: int = 1, stop: int | None = None) -> SegmentRun:
         """Return the connected segments from ``start`` on, to the end or at least to ``stop``; empty if there are
         none."""
         for limit in (None, stop):
@@ -162,7 +162,7 @@ class Timeline:
         found = self._runs[epoch, role, start, stop] = _connect(group, Sequence(start))
         return found
 
-    def behind(self, epoch: Epoch, start: int) -> Run:
+    def behind(self, epoch: Epoch, start: int) -> SegmentRun:
         """Return the connected segments of the journal from ``start`` on, where a segment that reaches further but
         begins before ``start`` may be left out: enough for upkeep, and listed from there on instead of from where such
         a one could begin, which may be days before."""
@@ -200,7 +200,7 @@ class Timeline:
             if name is not None:
                 yield StoredSegment(name, item)
 
-    def gap(self, epoch: Epoch) -> Gap | None:
+    def gap(self, epoch: Epoch) -> JournalGap | None:
         """Return the first journal records of an epoch that are missing though later ones are stored, or though its
         document was stored after them, or None if there is no such hole."""
         run = self._spine(epoch)[1]
@@ -214,13 +214,15 @@ class Timeline:
         ]
         if behind:
             first, _, _, stored = min(behind, key=lambda one: one[0])
-            return Gap(epoch, run.end, first, stored, max(one[1] for one in behind), max(one[2] for one in behind))
+            return JournalGap(
+                epoch, run.end, first, stored, max(one[1] for one in behind), max(one[2] for one in behind)
+            )
         record = self.epochs.get(epoch)
         if record is not None and run.end <= record.consistent_from:
-            return Gap(epoch, run.end, record.consistent_from + 1, until=record.consistent_from + 1)
+            return JournalGap(epoch, run.end, record.consistent_from + 1, until=record.consistent_from + 1)
         return None
 
-    def gaps(self) -> list[Gap]:
+    def gaps(self) -> list[JournalGap]:
         """Return the gaps of all epochs, the oldest first."""
         return [gap for epoch in sorted(self.epochs) if (gap := self.gap(epoch)) is not None]
 
@@ -278,7 +280,7 @@ class Timeline:
         for stored in run.chain:
             yield Sequence(stored.segment.end - 1), stored.segment.last_time
 
-    def cover(self, epoch: Epoch, last: Sequence) -> list[Piece]:
+    def cover(self, epoch: Epoch, last: Sequence) -> list[StoredRange]:
         """Return layers and segments that hold the journal sequences 1 … ``last``, oldest first.
 
         Raises Damaged where one is missing, NotFound where the state inside a layer is gone.
@@ -317,7 +319,7 @@ class Timeline:
                 break
         return None
 
-    def between(self, epoch: Epoch, begin: int, end: int) -> list[Piece]:
+    def between(self, epoch: Epoch, begin: int, end: int) -> list[StoredRange]:
         """Return layers and segments that hold the journal records ``[begin, end)``. Raises Damaged if one is
         missing."""
         found = self._cover(epoch, begin, end)
@@ -343,7 +345,7 @@ class Timeline:
             self._marked[epoch] = found
         return self._marked[epoch]
 
-    def overlay(self, epoch: Epoch, end: Sequence) -> list[Piece]:
+    def overlay(self, epoch: Epoch, end: Sequence) -> list[StoredRange]:
         """Return the segments of the base overlay, sequences 1 … ``end`` - 1. Raises Damaged if one is missing."""
         if end <= 1:
             return []
@@ -356,11 +358,11 @@ class Timeline:
             )
         return run.cut(1, end)
 
-    def _spine(self, epoch: Epoch) -> tuple[list[Piece], Run]:
+    def _spine(self, epoch: Epoch) -> tuple[list[StoredRange], SegmentRun]:
         """What reaches furthest from 1 on, layers where there are any, and the segments behind the last layer."""
         found = self._spines.get(epoch)
         if found is None:
-            pieces: list[Piece] = []
+            pieces: list[StoredRange] = []
             reach = 1
             while True:
                 step = self._next_layer(epoch, reach)
@@ -371,23 +373,23 @@ class Timeline:
             found = self._spines[epoch] = (pieces, self.run(epoch, Role.JOURNAL, reach))
         return found
 
-    def _next_layer(self, epoch: Epoch, begin: int) -> list[Piece] | None:
+    def _next_layer(self, epoch: Epoch, begin: int) -> list[StoredRange] | None:
         """The longest layer that begins at ``begin``, else the segments up to the next layer; None where neither is."""
         following = [one for one in self.layers(epoch) if one.layer.first >= begin]
         here = [one for one in following if one.layer.first == begin]
         if here:
             longest = max(here, key=lambda one: one.layer.end)
-            return [Piece(begin, longest.layer.end, longest)]
+            return [StoredRange(begin, longest.layer.end, longest)]
         if not following:
             return None
         stop = min(one.layer.first for one in following)
         run = self.run(epoch, Role.JOURNAL, begin, stop)
         return run.cut(begin, stop) if run.end >= stop else None
 
-    def _cover(self, epoch: Epoch, begin: int, end: int) -> list[Piece] | None:
+    def _cover(self, epoch: Epoch, begin: int, end: int) -> list[StoredRange] | None:
         """Pieces for ``[begin, end)``: a search that takes the longest step first and can go back."""
         dead: set[int] = set()
-        chosen: list[list[Piece]] = []
+        chosen: list[list[StoredRange]] = []
         trail = [(begin, self._steps(epoch, begin, end))]
         while trail:
             place, steps = trail[-1]
@@ -404,12 +406,12 @@ class Timeline:
                 trail.append((step[-1].end, self._steps(epoch, step[-1].end, end)))
         return None
 
-    def _steps(self, epoch: Epoch, begin: int, end: int) -> Iterator[list[Piece]]:
+    def _steps(self, epoch: Epoch, begin: int, end: int) -> Iterator[list[StoredRange]]:
         """Ways on from ``begin``: layers, the longest first; else segments up to where a layer begins, or the end."""
         fitting = [one for one in self.layers(epoch) if one.layer.first >= begin and one.layer.end <= end]
         for one in sorted(fitting, key=lambda one: -one.layer.end):
             if one.layer.first == begin:
-                yield [Piece(begin, one.layer.end, one)]
+                yield [StoredRange(begin, one.layer.end, one)]
         stop = min((one.layer.first for one in fitting if one.layer.first > begin), default=end)
         for reach in sorted({stop, end}):
             run = self.run(epoch, Role.JOURNAL, begin, reach)
@@ -496,9 +498,9 @@ def _epoch(store: Store, key: SealingKey, name: str) -> EpochRecord | Damaged:
         return error
 
 
-def _connect(group: list[StoredSegment], start: Sequence) -> Run:
+def _connect(group: list[StoredSegment], start: Sequence) -> SegmentRun:
     """The chain from ``start`` on; of segments that begin alike or inside each other, the longer reach wins."""
-    run = Run(start=start, end=start)
+    run = SegmentRun(start=start, end=start)
     for stored in sorted(group, key=lambda one: (one.segment.first, -one.segment.end)):
         if stored.segment.first > run.end:
             run.behind_gap.append(stored)

@@ -23,7 +23,7 @@ from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects.layers import Layer, seal_layer
 from farshore.vault.reading.block_index import BlockIndex, Part, build_index, merge
-from farshore.vault.reading.timeline import Piece, StoredLayer, StoredSegment, Timeline
+from farshore.vault.reading.timeline import StoredLayer, StoredRange, StoredSegment, Timeline
 
 MAXIMUM_ENTRIES = 4 << 20
 
@@ -59,13 +59,13 @@ def compact(machine: MachineVault, tiers: Tiers | None = None) -> list[LayerName
         tier += 1
 
 
-def _segment_groups(timeline: Timeline, epoch: Epoch, rule: Tiers) -> Iterator[list[Piece]]:
+def _segment_groups(timeline: Timeline, epoch: Epoch, rule: Tiers) -> Iterator[list[StoredRange]]:
     """Full groups of segments that no layer of tier 0 has."""
     covered = [one.layer.end for one in timeline.layers(epoch) if one.layer.tier in (0, DATA_TIER)]
     start = max(covered, default=Sequence(1))
     run = timeline.behind(epoch, start)
     pieces = run.cut(start, run.end) if run.end > start else []
-    group: list[Piece] = []
+    group: list[StoredRange] = []
     for piece in pieces:
         group.append(piece)
         if len(group) == rule.segments or group[-1].end - group[0].begin >= rule.entries // rule.fan:
@@ -73,7 +73,7 @@ def _segment_groups(timeline: Timeline, epoch: Epoch, rule: Tiers) -> Iterator[l
             group = []
 
 
-def _index_segments(machine: MachineVault, epoch: Epoch, group: list[Piece]) -> LayerName:
+def _index_segments(machine: MachineVault, epoch: Epoch, group: list[StoredRange]) -> LayerName:
     opened: list[SegmentIndex] = []
     sources = np.zeros(len(group), SOURCE)
     for row, piece in enumerate(group):

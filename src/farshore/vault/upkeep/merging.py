@@ -25,7 +25,7 @@ from farshore.vault.objects.layers import seal_layer
 from farshore.vault.objects.opening import OpenedObject
 from farshore.vault.objects.sealing import Sealer, concatenated
 from farshore.vault.reading.block_index import BlockIndex, Part, build_index, merge
-from farshore.vault.reading.timeline import Piece, StoredLayer, StoredSegment, Timeline
+from farshore.vault.reading.timeline import StoredLayer, StoredRange, StoredSegment, Timeline
 from farshore.vault.upkeep.compaction import shifted
 
 KEEP_ALIVE = 0.7
@@ -50,7 +50,7 @@ def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: 
     return name
 
 
-def gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
+def gather(machine: MachineVault, pieces: list[StoredRange]) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
     """Return one table of sources and one index for each disk over all pieces, and the time of the last record."""
     tables: list[Table] = []
     parts: dict[DiskNumber, list[BlockIndex]] = {}
@@ -71,7 +71,7 @@ def gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[Disk
 
 
 def _segment(
-    machine: MachineVault, piece: Piece, stored: StoredSegment
+    machine: MachineVault, piece: StoredRange, stored: StoredSegment
 ) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
     index = machine.stored.segment_index(stored)[1]
     table = np.zeros(1, SOURCE)

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.mobility.doubles import KEY
 from tests.unit.mobility.proving.machine import ONE, Machine
 
-from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.base_sender import chunk_hashes
 from farshore.mobility.copying.disk_reader import DiskReader
 from farshore.mobility.proving.sparing import STARVED
 from farshore.mobility.rounds.proof import RoundProof

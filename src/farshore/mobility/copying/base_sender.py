@@ -72,7 +72,7 @@ class _Read(NamedTuple):
     under_way: Future[None]
 
 
-class BaseCopy:
+class BaseSender:
     """One copy of some disks. ``hash_key``: 32 bytes, from the epoch's grant. ``runs``: by disk the runs of chunks,
     (first, count), that are copied; None: all of every disk. ``changed`` is called with disk, first chunk and end of
     what the copy did not hold before."""
