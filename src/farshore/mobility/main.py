@@ -44,9 +44,9 @@ from farshore.mobility.points.services import Services
 from farshore.mobility.rounds.fallback import choose_fallback
 from farshore.mobility.rounds.replication import RoundReplication
 from farshore.mobility.settings import STATE, Settings
-from farshore.mobility.stream.epoch_run import Limits
 from farshore.mobility.stream.planes import Planes
 from farshore.mobility.stream.replication import Replication
+from farshore.mobility.stream.running import Limits
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.upgrade.releases import Releases

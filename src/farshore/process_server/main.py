@@ -35,7 +35,7 @@ from farshore.process_server.keys import GrantedKeys
 from farshore.process_server.listening.peer import server_context
 from farshore.process_server.pushing.pushes import Install, Pushes
 from farshore.process_server.pushing.releases import Releases
-from farshore.process_server.server import ProcessServer
+from farshore.process_server.server import Endpoint, OrderHandlers, ProcessServer, StoreUse
 from farshore.process_server.settings import Settings, load_settings
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.storing.owner_lookout import OwnerLookout
@@ -150,20 +150,23 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         vault,
         given,
         SpoolDisk(settings.state / "spool"),
-        _context(credentials, settings),
-        settings.listen,
-        settings.port,
+        Endpoint(
+            _context(credentials, settings),
+            settings.listen,
+            settings.port,
+            url,
+            workers=settings.workers,
+            connections=settings.connections,
+        ),
         registration.version,
-        url=url,
-        bandwidth=bandwidth,
-        store_trouble=lambda: watched.trouble or keys.trouble,
-        requests=requests,
-        check_owner=lookout.refuse_if_displaced,
-        pushes=pushes.offered,
-        discoveries=discoveries.ordered,
-        workers=settings.workers,
-        connections=settings.connections,
-        uploads=settings.uploads,
+        store=StoreUse(
+            bandwidth,
+            trouble=lambda: watched.trouble or keys.trouble,
+            requests=requests,
+            check_owner=lookout.refuse_if_displaced,
+            uploads=settings.uploads,
+        ),
+        orders=OrderHandlers(pushes.offered, discoveries.ordered),
         spool_file_bytes=settings.spool_file_bytes,
     )
     server.start()

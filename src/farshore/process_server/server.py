@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
-from typing import Callable, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
 from farshore.api_types.vmware import DiscoveryOrder
@@ -39,11 +40,42 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
     """What the server needs from the configuration server once it runs."""
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """Where agents reach the server, at ``url``, and how many of them at once."""
+
+    context: ssl.SSLContext
+    host: str
+    port: int
+    url: str = ""
+    workers: int = WORKERS
+    connections: int = CONNECTIONS
+
+
+@dataclass(frozen=True)
+class StoreUse:
+    """How the vault's store is used, and what the known of
+    requests to it."""
+
+    bandwidth: Bandwidth = field(default_factory=lambda: Bandwidth(SystemClock()))
+    """It is told how fast the store may be written to."""
+    trouble: Callable[[], str] = lambda: ""
+    requests: CountedStore | None = None
+    check_owner: Callable[[], None] = lambda: None
+    """Raises Displaced where the vault is known to be another installation's."""
+    uploads: int = THREADS
+
+
+@dataclass(frozen=True)
+class OrderHandlers:
+    """What is told of the configuration server's orders: the ids of pushes, and the VMware servers to follow."""
+
+    pushes: Callable[[Sequence[str]], None] = lambda _pushes: None
+    discoveries: Callable[[Sequence[DiscoveryOrder]], None] = lambda _orders: None
+
+
 class ProcessServer:
-    """Created, started, stopped once. ``settings`` come from the configuration server; ``bandwidth`` gets the limit for
-    writing to the store; ``store_trouble`` returns the problem of the vault's store, ``requests`` the number of
-    requests to it; ``check_owner`` raises Displaced if the vault is known to belong to another installation; ``pushes``
-    gets the machines that wait for the mobility service, ``discoveries`` the VMware servers to follow."""
+    """Made, started, stopped once. ``settings`` are those that the configuration server gave."""
 
     def __init__(
         self,
@@ -51,36 +83,35 @@ class ProcessServer:
         vault: Vault,
         settings: ProcessServerSettings,
         disk: SpoolDisk,
-        context: ssl.SSLContext,
-        host: str,
-        port: int,
+        endpoint: Endpoint,
         version: str,
         *,
-        url: str = "",
-        bandwidth: Bandwidth | None = None,
-        store_trouble: Callable[[], str] = lambda: "",
-        requests: CountedStore | None = None,
-        check_owner: Callable[[], None] = lambda: None,
-        pushes: Callable[[Sequence[str]], None] = lambda _pushes: None,
-        discoveries: Callable[[Sequence[DiscoveryOrder]], None] = lambda _orders: None,
-        workers: int = WORKERS,
-        connections: int = CONNECTIONS,
-        uploads: int = THREADS,
+        store: StoreUse | None = None,
+        orders: OrderHandlers | None = None,
         spool_file_bytes: int = FILE_BYTES,
     ) -> None:
+        store = store or StoreUse()
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
-        self.bandwidth = bandwidth or Bandwidth(SystemClock())
+        self.bandwidth = store.bandwidth
         self.proofs = Proofs(vault)
-        self._pushes, self._discoveries = pushes, discoveries
+        self._orders = orders or OrderHandlers()
         self.reporter = Reporter(
-            control, url, version, self.log, self._tidy, self._answered, store_trouble, self.proofs, requests
+            control,
+            endpoint.url,
+            version,
+            self.log,
+            self._tidy,
+            self._answered,
+            store.trouble,
+            self.proofs,
+            store.requests,
         )
         aside = Aside(disk.directory.parent / "aside")
-        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)
+        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, store.uploads, aside)
         self.streams = Streams(
             vault,
             self.log,
-            Grants(control, check_owner),
+            Grants(control, store.check_owner),
             opened=self._opened,
             closed=self._closed,
             wake=self.uploader.wake,
@@ -89,9 +120,16 @@ class ProcessServer:
         self.resuming = Resuming(self.streams)
         told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
         self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
-        copying = max(1, workers // 2)
+        copying = max(1, endpoint.workers // 2)
         routes = Routes(self.streams, self.copies, self.reporter.visible, self.proofs, copying, self.bandwidth)
-        self.listener = Listener(host, port, context, routes, workers=workers, connections=connections)
+        self.listener = Listener(
+            endpoint.host,
+            endpoint.port,
+            endpoint.context,
+            routes,
+            workers=endpoint.workers,
+            connections=endpoint.connections,
+        )
 
     def start(self) -> None:
         """Take over the content of the spool, and accept requests; the vault's store may be unreachable meanwhile."""
@@ -127,8 +165,8 @@ class ProcessServer:
         self.streams.certificates(answer.certificates)
         self.streams.ask_rpo(answer.asked_rpo)
         self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
-        self._pushes(answer.pushes)
-        self._discoveries(answer.vmware)
+        self._orders.pushes(answer.pushes)
+        self._orders.discoveries(answer.vmware)
 
     def _tidy(self) -> None:
         self.streams.close_unused()

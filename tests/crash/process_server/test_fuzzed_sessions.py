@@ -42,7 +42,7 @@ from farshore.model.errors import NotFound
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 from farshore.process_server.listening.peer import server_context
-from farshore.process_server.server import ProcessServer
+from farshore.process_server.server import Endpoint, ProcessServer
 from farshore.process_server.spool.disk import SpoolDisk
 
 SIZE = 4 << 20
@@ -87,9 +87,8 @@ class Site:
         self.vault = memory_vault()
         settings = ProcessServerSettings(vault_url="memory:///", upkeep_key="", spool_limit=64 << 20, seal_every=0.05)
         disk = SpoolDisk(folder / "spool")
-        self.server = ProcessServer(
-            Control(), self.vault, settings, disk, context, "127.0.0.1", 0, "test", spool_file_bytes=1 << 20
-        )
+        endpoint = Endpoint(context, "127.0.0.1", 0)
+        self.server = ProcessServer(Control(), self.vault, settings, disk, endpoint, "test", spool_file_bytes=1 << 20)
         self.server.start()
         self.contexts = {machine: self._context(machine, now) for machine in (FUZZED, NEIGHBOUR)}
 

@@ -23,8 +23,9 @@ from farshore.clock import SystemClock
 from farshore.mobility.capture import Capture
 from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.proving import Demand, Proving
-from farshore.mobility.stream.epoch_run import Ended, EpochRun, Limits
+from farshore.mobility.stream.epoch_run import EpochRun
 from farshore.mobility.stream.recorded import RecordedSectors
+from farshore.mobility.stream.running import Ended, EpochParts, Limits
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
@@ -96,7 +97,8 @@ def epoch(
     stop = threading.Event()
     with Capture({NUMBER: disk.disk}, ring_bytes=ring or RING, scratch=SCRATCH) as capture:
         first()
-        made = EpochRun(MACHINE, grant, capture, copied, server, None, clock, limits, proving=proving)
+        parts = EpochParts(MACHINE, grant, copied, server, clock, limits, proving)
+        made = EpochRun(parts, capture, None)
         whole = Epoch(disk, server, capture, made, proving)
         thread = threading.Thread(target=lambda: whole.ends.append(made.run(stop)))
         thread.start()

@@ -20,7 +20,7 @@ from farshore.mobility.capture.capture import Dirty
 from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.rounds import bitmap_run, round_run
 from farshore.mobility.rounds.bitmap_run import BitmapRun
-from farshore.mobility.stream.epoch_run import EpochEnd, Limits
+from farshore.mobility.stream.running import EpochEnd, EpochParts, Limits
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.identifiers import BLOCK, DiskNumber, MachineId, PointId
@@ -101,17 +101,15 @@ class Rig:
         self.rounds = 1
         clock = SystemClock()
         grant = EpochGrant(epoch=1, kind=EpochKind.RESYNC, process_server="", hash_key=KEY.hex())
-        self.run = BitmapRun(
+        parts = EpochParts(
             MachineId(MACHINE),
             grant,
-            self.capture,  # type: ignore[arg-type]
-            frozenset({"254:0"}),
             [CopiedDisk(ONE, self.capture.path, BLOCK * BLOCKS)],
             self.server,  # type: ignore[arg-type]
             clock,
             Limits(Bandwidth(clock), Courtesy(clock)),
-            every=0.01,
         )
+        self.run = BitmapRun(parts, self.capture, frozenset({"254:0"}), every=0.01)  # type: ignore[arg-type]
         put = self.run._put_points
 
         def note(requests: Any, kind: PointKind, time: int, stop: threading.Event) -> None:

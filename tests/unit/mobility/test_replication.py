@@ -17,8 +17,8 @@ from farshore.mobility.copying.disk_changes import Plan
 from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.mobility.settings import Settings
 from farshore.mobility.stream import replication as replicating
-from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.stream.replication import Replication
+from farshore.mobility.stream.running import Ended, EpochEnd, EpochParts, Limits
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import NoSpace, Refused
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
@@ -59,8 +59,8 @@ def epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: List[Callable[
     left = list(ends)
 
     class EpochRunDouble:
-        def __init__(self, machine: MachineId, grant: EpochGrant, *_: object) -> None:
-            self._epoch = grant.epoch
+        def __init__(self, parts: EpochParts, *_: object) -> None:
+            self._epoch = parts.grant.epoch
 
         def run(self, _interrupt: threading.Event) -> Ended:
             if left:
@@ -173,7 +173,7 @@ def test_what_has_to_be_copied_of_a_disk_is_kept_where_an_epoch_cannot_begin(
         begin = replicating.EpochRun
 
         def full(*parts: Any) -> Any:
-            plans.append(parts[8])
+            plans.append(parts[3])
             if len(plans) == 1:
                 raise NoSpace("The .hrl file cannot be written to.", remedy="")
             return begin(*parts)

@@ -19,8 +19,9 @@ from farshore.mobility.copying.progress import CopyProgress
 from farshore.mobility.copying.protected_disks import DiskNumbers
 from farshore.mobility.points.freezing import Freeze, order_of_freezing
 from farshore.mobility.points.hooks import Quiesced
-from farshore.mobility.stream.epoch_run import Ended, EpochEnd, wholly_dirty
+from farshore.mobility.stream.epoch_run import wholly_dirty
 from farshore.mobility.stream.replication import Next, after
+from farshore.mobility.stream.running import Ended, EpochEnd
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy, Use
 from farshore.model.errors import Malformed, TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber

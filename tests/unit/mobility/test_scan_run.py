@@ -18,7 +18,7 @@ from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.rounds import scan_run
 from farshore.mobility.rounds.scan_run import ScanRun, _Counts
-from farshore.mobility.stream.epoch_run import EpochEnd, Limits
+from farshore.mobility.stream.running import EpochEnd, EpochParts, Limits
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.identifiers import CHUNK, DiskNumber, MachineId
@@ -43,18 +43,16 @@ class Scanned:
         self.proving = Proving(None, clock)
         grant = EpochGrant(epoch=1, kind=EpochKind.RESYNC, process_server="", hash_key=KEY.hex())
         disk = CopiedDisk(DiskNumber(0), self.path, SIZE)
-        self.run = ScanRun(
+        parts = EpochParts(
             MachineId(MACHINE),
             grant,
-            {DiskNumber(0): "254:0"},
             [disk],
             self.server,  # type: ignore[arg-type]
             clock,
             Limits(Bandwidth(clock), Courtesy(clock)),
-            every=0.05,
-            most_hashes=most_hashes,
-            proving=self.proving,
+            self.proving,
         )
+        self.run = ScanRun(parts, {DiskNumber(0): "254:0"}, every=0.05, most_hashes=most_hashes)
 
     def _refuse(self, *_: object) -> None:
         self.frozen.append("tried")

@@ -12,28 +12,23 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import FrozenSet, List, Mapping, Sequence, Tuple
 
-from farshore.api_types.machines import EpochGrant
-from farshore.client.data_plane import DataPlane
 from farshore.mobility.capture.accounting import State
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.disks import mounted_once
-from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.copying.overlay_copy import dirty_pieces
 from farshore.mobility.points.freezing import Freeze, order_of_freezing, write_out
 from farshore.mobility.points.hooks import FOLDER
-from farshore.mobility.proving.proving import Proving
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.rounds.round_run import RETRY_SECONDS, CopiedAgain, RoundRun
 from farshore.mobility.rounds.still import Still, StillReading, TooMuch, size_of
-from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.stream.pump import Milestone
+from farshore.mobility.stream.running import Ended, EpochEnd, EpochParts
 from farshore.model.errors import TryLater
-from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
-from farshore.model.ports import Clock
 
 log = logging.getLogger(__name__)
 
@@ -55,20 +50,14 @@ class BitmapRun(RoundRun):
 
     def __init__(
         self,
-        machine: MachineId,
-        grant: EpochGrant,
+        parts: EpochParts,
         capture: Capture,
         devices: FrozenSet[str],
-        disks: Sequence[CopiedDisk],
-        plane: DataPlane,
-        clock: Clock,
-        limits: Limits,
         *,
         every: float,
         hooks: Path = FOLDER,
-        proving: Optional[Proving] = None,
     ) -> None:
-        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks, proving=proving)
+        super().__init__(parts, every=every, hooks=hooks)
         self._capture = capture
         self._devices = devices
         self._pace = _FIRST_PACE

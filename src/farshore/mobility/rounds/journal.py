@@ -12,8 +12,8 @@ from farshore.client.data_plane import DataPlane
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.stream.batches import EncodedBatch, Journal
-from farshore.mobility.stream.epoch_run import Limits
 from farshore.mobility.stream.records import Piece, point_piece
+from farshore.mobility.stream.running import Limits
 from farshore.model.errors import Refused, TryLater
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.ports import Clock

@@ -18,8 +18,8 @@ from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.rounds.scan_run import ScanRun
 from farshore.mobility.settings import Settings
-from farshore.mobility.stream.epoch_run import EpochEnd, Limits
 from farshore.mobility.stream.replication import Replication
+from farshore.mobility.stream.running import EpochEnd, EpochParts, Limits
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
@@ -77,9 +77,8 @@ class RoundReplication(Replication):
     def _round_run(self, grant: EpochGrant, capture: Optional[Capture], plane: DataPlane) -> RoundRun:
         copied = [one.copied() for one in self.disks]
         devices = {one.number: one.disk.device for one in self.disks}
+        parts = EpochParts(self._machine, grant, copied, plane, self._clock, self._limits, self.proving)
         every = self._rounds.every
         if capture is None:
-            scanned = (self._machine, grant, devices, copied, plane, self._clock, self._limits)
-            return ScanRun(*scanned, every=every, proving=self.proving)
-        noted = (self._machine, grant, capture, frozenset(devices.values()), copied, plane, self._clock, self._limits)
-        return BitmapRun(*noted, every=every, proving=self.proving)
+            return ScanRun(parts, devices, every=every)
+        return BitmapRun(parts, capture, frozenset(devices.values()), every=every)

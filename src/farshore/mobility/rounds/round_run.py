@@ -14,25 +14,22 @@ import threading
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
-from farshore.api_types.machines import EpochGrant, EpochKind, Progress
+from farshore.api_types.machines import EpochKind, Progress
 from farshore.api_types.streams import BaseCompletion
-from farshore.client.data_plane import DataPlane
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.capture.accounting import Verdict
 from farshore.mobility.copying.base_sender import BaseSender, ChunkReceiver
-from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.copying.progress import CopyProgress
 from farshore.mobility.points.hooks import FOLDER, Quiesced
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.rounds.journal import RoundJournal
 from farshore.mobility.rounds.proof import RoundProof
-from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.stream.pump import Milestone
+from farshore.mobility.stream.running import Ended, EpochEnd, EpochParts
 from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater, WrongState
-from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, new_id
+from farshore.model.identifiers import DiskNumber, Epoch, PointId, new_id
 from farshore.model.point import PointKind
-from farshore.model.ports import Clock
 from farshore.model.position import Position
 
 log = logging.getLogger(__name__)
@@ -48,24 +45,18 @@ class CopiedAgain(TryLater):
 
 
 class RoundRun(abc.ABC):
-    """A running.Run. ``every``: seconds from the beginning of a round to the beginning of the next."""
+    """``every``: seconds from the beginning of a round to the beginning of the next."""
 
     def __init__(
         self,
-        machine: MachineId,
-        grant: EpochGrant,
-        disks: Sequence[CopiedDisk],
-        plane: DataPlane,
-        clock: Clock,
-        limits: Limits,
+        parts: EpochParts,
         *,
         every: float,
         hooks: Path = FOLDER,
-        proving: Optional[Proving] = None,
     ) -> None:
-        """``proving`` None: nothing is proven."""
-        self._proving = proving or Proving(None, clock)
-        self._proves = proving is not None
+        grant, disks, plane, clock, limits = parts.grant, parts.disks, parts.plane, parts.clock, parts.limits
+        self._proving = parts.proving or Proving(None, clock)
+        self._proves = parts.proving is not None
         self.grant = grant
         self.consistent = False
         self.verdicts: Mapping[DiskNumber, Verdict] = {}
@@ -78,7 +69,7 @@ class RoundRun(abc.ABC):
         self._limits = limits
         self._every = every
         self._hooks = hooks
-        self._journal = RoundJournal(machine, Epoch(grant.epoch), plane, clock, limits)
+        self._journal = RoundJournal(parts.machine, Epoch(grant.epoch), plane, clock, limits)
         self._progress: Optional[CopyProgress] = None
         self._requests: List[Milestone] = []
         self._lock = threading.Lock()

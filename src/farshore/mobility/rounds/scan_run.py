@@ -16,12 +16,11 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
-from farshore.api_types.machines import EpochGrant
 from farshore.client.data_plane import DataPlane
 from farshore.formats.batch import Buffer
 from farshore.formats.chunk_exchange import Comparison
@@ -32,17 +31,15 @@ from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, Dis
 from farshore.mobility.copying.overlay_copy import block_piece
 from farshore.mobility.points.freezing import FREEZE_SECONDS, Freeze, order_of_freezing
 from farshore.mobility.points.hooks import FOLDER
-from farshore.mobility.proving.proving import Proving
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.rounds.round_run import RETRY_SECONDS, RoundRun
 from farshore.mobility.rounds.still import TooMuch
-from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.stream.pump import Milestone
 from farshore.mobility.stream.records import Piece
+from farshore.mobility.stream.running import Ended, EpochEnd, EpochParts
 from farshore.model.errors import TryLater
-from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, MachineId
+from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber
 from farshore.model.point import PointKind
-from farshore.model.ports import Clock
 
 log = logging.getLogger(__name__)
 
@@ -89,23 +86,17 @@ class ScanRun(RoundRun):
 
     def __init__(
         self,
-        machine: MachineId,
-        grant: EpochGrant,
+        parts: EpochParts,
         devices: Mapping[DiskNumber, str],
-        disks: Sequence[CopiedDisk],
-        plane: DataPlane,
-        clock: Clock,
-        limits: Limits,
         *,
         every: float,
         hooks: Path = FOLDER,
         most_hashes: int = MOST_HASHES,
-        proving: Optional[Proving] = None,
     ) -> None:
-        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks, proving=proving)
+        super().__init__(parts, every=every, hooks=hooks)
         self._devices = devices
-        self._key = bytes.fromhex(grant.hash_key)
-        self._keeps = sum(-(-disk.size // CHUNK) for disk in disks) <= most_hashes
+        self._key = bytes.fromhex(parts.grant.hash_key)
+        self._keeps = sum(-(-disk.size // CHUNK) for disk in parts.disks) <= most_hashes
 
     def _run(self, stop: threading.Event) -> Ended:
         began = self._clock.monotonic()

@@ -9,16 +9,13 @@ end it: missed blocks are mended (pump.py), so even a machine that is too busy d
 
 from __future__ import annotations
 
-import enum
 import functools
 import logging
 import threading
-from dataclasses import dataclass, field
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from farshore.api_types.machines import EpochGrant, EpochKind, Progress
+from farshore.api_types.machines import EpochKind, Progress
 from farshore.api_types.streams import BaseCompletion
-from farshore.client.data_plane import DataPlane
 from farshore.formats.batch import Role
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.capture.accounting import State, Verdict
@@ -36,15 +33,13 @@ from farshore.mobility.proving.watch import Watch
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.stream.backlog import Backlog
 from farshore.mobility.stream.batches import Journal
-from farshore.mobility.stream.cutting import Asked
 from farshore.mobility.stream.pump import Milestone, Pump
+from farshore.mobility.stream.running import Ended, EpochEnd, EpochParts
 from farshore.mobility.stream.sender import Sender
 from farshore.mobility.stream.spill import HrlFile
-from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.mobility.worker import Worker
 from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater, WrongState
-from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, MachineId
-from farshore.model.ports import Clock
+from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch
 from farshore.model.position import Position
 
 log = logging.getLogger(__name__)
@@ -64,67 +59,24 @@ _OUTRUN = 2
 _ESCAPED = "Writes escaped the capture."
 
 
-class EpochEnd(enum.Enum):
-    """Why an epoch ended."""
-
-    OVERFLOW = "overflow"
-    """The capture fell back to the bitmap. The epoch is consistent, and all of it acknowledged."""
-    LEFT = "left"
-    """The epoch was left on request, because the disks have changed. As with OVERFLOW, the next one can continue from
-    here."""
-    ESCAPED = "escaped"
-    """The accounts show writes that the capture did not see, on the ``suspect`` disks. If the epoch is consistent, all
-    of it is acknowledged, and the other disks can continue from here."""
-    REFUSED = "refused"
-    """The server no longer accepts this epoch."""
-    FAILED = "failed"
-    """A disk or the .hrl file could not be read."""
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The epoch's state at its end. ``position`` is its last acknowledged one."""
-
-    why: EpochEnd
-    position: Position
-    consistent: bool
-    cause: str = ""
-    suspect: FrozenSet[DiskNumber] = frozenset()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Shared by everything that reads or sends."""
-
-    bandwidth: Bandwidth
-    courtesy: Courtesy
-    asked: Asked = field(default_factory=Asked)
-
-
 class EpochRun:
-    """``run`` blocks until the end; meanwhile the rest may be called from other threads."""
+    """``run`` blocks until the end; the rest may be called from other threads meanwhile."""
 
     def __init__(
         self,
-        machine: MachineId,
-        grant: EpochGrant,
+        parts: EpochParts,
         capture: Capture,
-        disks: Sequence[CopiedDisk],
-        plane: DataPlane,
         spill: Optional[HrlFile],
-        clock: Clock,
-        limits: Limits,
         plan: Plan = Plan(),  # noqa: B008 - immutable
-        proving: Optional[Proving] = None,
     ) -> None:
-        """``plan``: what a HEAL has to copy besides dirty blocks. ``proving`` None: nothing is proven."""
-        self._proving = proving or Proving(None, clock)
-        self._proves = proving is not None
+        """``plan``: what a HEAL has to copy beside dirty blocks."""
+        grant, disks, plane, clock, limits = parts.grant, parts.disks, parts.plane, parts.clock, parts.limits
+        self._proving = parts.proving or Proving(None, clock)
+        self._proves = parts.proving is not None
         self._proof: Optional[Worker] = None
         self._chunk_watch = Watch()
         self.grant = grant
-        self._machine = machine
+        self._machine = parts.machine
         self._epoch = Epoch(grant.epoch)
         self._capture = capture
         self._disks = disks
@@ -136,7 +88,9 @@ class EpochRun:
             spill.begin(self._epoch)
         self._backlog = Backlog(spill)
         sizes = {disk.number: disk.size for disk in disks}
-        self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock, sizes, limits.asked)
+        self._pump = Pump(
+            capture, Journal(self._machine, self._epoch, clock), self._backlog, clock, sizes, limits.asked
+        )
         if self._proves:
             self._pump.show(self._chunk_watch.note)
         self._sender = Sender(self._backlog, plane, limits.bandwidth, clock)

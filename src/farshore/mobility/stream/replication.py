@@ -43,8 +43,9 @@ from farshore.mobility.retrying import Stopped
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.settings import Settings
-from farshore.mobility.stream.epoch_run import Ended, EpochEnd, EpochRun, Limits
+from farshore.mobility.stream.epoch_run import EpochRun
 from farshore.mobility.stream.replay import replay
+from farshore.mobility.stream.running import Ended, EpochEnd, EpochParts, Limits
 from farshore.mobility.stream.spill import HrlFile
 from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.worker import keep_up
@@ -268,8 +269,8 @@ class Replication:
         plane = self._planes(grant)
         try:
             copied = [one.copied() for one in self.disks]
-            parts = (self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, self._plan)
-            run = EpochRun(*parts, self.proving)
+            parts = EpochParts(self._machine, grant, copied, plane, self._clock, self._limits, self.proving)
+            run = EpochRun(parts, capture, self._spill, self._plan)
             self._plan = Plan()  # not before: if the run cannot begin, the next one must copy all that
             self.current, self.trouble = run, ""
             ended = run.run(self._interrupt)
