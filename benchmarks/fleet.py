@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tests.crash.process_server.rig import Rig, description
+from tests.crash.process_server.rig import Rig
+from tests.unit.process_server.simulated_agent import description
 
 from benchmarks._table import result, show
 from farshore.api_types.machines import EpochKind

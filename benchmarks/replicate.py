@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tests.crash.process_server.rig import Rig, description
+from tests.crash.process_server.rig import Rig
+from tests.unit.process_server.simulated_agent import description
 
 from benchmarks._image import image
 from benchmarks._table import result, show

@@ -1,6 +1,7 @@
-"""A recovery site whose machines are files, so that they outlive the process that uses them, and a point to die at.
+"""A recovery site whose machines are files, so that they outlive the process that uses them; exports that are files,
+and a point to die at.
 
-tests/contract/test_sites.py holds it to the same promises as the real ones.
+tests/contract/test_sites.py holds the site to the same promises as the real ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from farshore.export.settings import ExportSettings
 from farshore.model.errors import NoSpace, NotFound, Refused, TryLater
 from farshore.sites.orders import read_order, write_order
 from farshore.sites.port import (
@@ -188,3 +190,26 @@ def _see_that_it_is_free(port: int) -> None:
             trial.bind(("127.0.0.1", port))
         except OSError as error:
             raise TryLater(f"Port {port} of this host is taken.", remedy="Stop what listens on it.") from error
+
+
+class FileExports:
+    """farshore.delivery.served.Exports: an export that serves is a file beside the socket that it would have."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self.fuse = fuse
+
+    def start(self, settings: ExportSettings) -> None:
+        with self.fuse.around():
+            folder = settings.socket.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "serving").write_text(" ".join(disk.source.identity for disk in settings.disks))
+
+    def stop(self, folder: Path) -> None:
+        with self.fuse.around():
+            (folder / "serving").unlink(missing_ok=True)
+
+    def serving(self, folder: Path) -> bool:
+        return (folder / "serving").exists()
+
+    def hydrate(self, folder: Path) -> None:
+        (folder / "hydrate").touch()

@@ -12,8 +12,7 @@ from azure.mgmt.compute import ComputeManagementClient
 from tests.azure.resources import Resource
 from tests.contract.azure_place import AzurePlace, azure_place
 from tests.contract.conftest import Double
-from tests.file_site import Fuse
-from tests.scenarios.recovery.doubles import FileExports
+from tests.file_site import FileExports, Fuse
 from tests.unit.delivery.test_written import SIZES, World
 
 from farshore.delivery.served import ServedDelivery, export_settings

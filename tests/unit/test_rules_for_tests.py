@@ -105,6 +105,21 @@ def test_a_file_stays_on_one_worker(tmp_path):
     assert len((tmp_path / "made").read_text().splitlines()) == 3
 
 
+def deep_imports(folder: Path) -> list[str]:
+    """The lines below ``folder`` that import from the deep lane: what those need, a test of the fast lane must not."""
+    found = re.compile(r"^\s*(?:from|import) tests\.(?:scenarios|crash)\b.*$", re.MULTILINE)
+    return [line for path in sorted(folder.rglob("*.py")) for line in found.findall(path.read_text())]
+
+
+def test_unit_tests_import_no_doubles_of_scenarios():
+    assert deep_imports(ROOT / "tests/unit") == []
+
+
+def test_such_an_import_is_found(tmp_path):
+    (tmp_path / "test_one.py").write_text("import os\nfrom tests.crash.rig import Rig\n")
+    assert deep_imports(tmp_path) == ["from tests.crash.rig import Rig"]
+
+
 def test_the_gate_runs_every_folder_of_tests():
     makefile = (ROOT / "Makefile").read_text()
     lanes = set(re.findall(r"tests/\w+", " ".join(re.findall(r"^(?:FAST|DEEP) := (.*)$", makefile, re.MULTILINE))))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from farshore.api_types.machines import Description, Disk, EpochKind
+from farshore.api_types.machines import Description, EpochKind
 from farshore.api_types.servers import (
     MachineKeys,
     ProcessServerSettings,
@@ -36,7 +36,6 @@ from farshore.configuration_server.pki.authority import Authority
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.model.errors import Fenced, Moved, NotFound
 from farshore.model.identifiers import MachineId, new_id
-from farshore.model.machine import Firmware
 from farshore.process_server.listening.exchange import Answer, Request
 from farshore.process_server.listening.listener import Listener
 from farshore.process_server.listening.peer import server_context
@@ -47,21 +46,6 @@ from farshore.vault.vault import Vault
 _STREAM = re.compile(r"/v1/process-servers/self/streams/([0-9a-f-]+)/([0-9]+)")
 _KEYS = re.compile(r"/v1/process-servers/self/machines/([0-9a-f-]+)/keys")
 _READY_SECONDS = 300.0
-
-
-def description(*sizes: int) -> Description:
-    """A machine with disks of these sizes."""
-    disks = [Disk(number=number, name=f"vd{chr(97 + number)}", size=size) for number, size in enumerate(sizes)]
-    return Description(
-        hostname="simulated",
-        firmware=Firmware.BIOS,
-        processors=1,
-        memory=1 << 30,
-        operating_system="Debian 12",
-        kernel="6.1",
-        architecture="x86_64",
-        disks=disks,
-    )
 
 
 @dataclass

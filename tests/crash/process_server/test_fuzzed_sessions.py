@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.crash.process_server.rig import description
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.unit.process_server.simulated_agent import SimulatedAgent, description
 from tests.unit.vault.synthetic import memory_vault
 
 from farshore.api_types.machines import EpochKind

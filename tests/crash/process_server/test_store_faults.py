@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from tests.crash.process_server.faulty_s3 import Fault, FaultyStore
-from tests.crash.process_server.rig import Rig, description
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.crash.process_server.rig import Rig
+from tests.unit.process_server.simulated_agent import SimulatedAgent, description
 from tests.waiting import until
 
 from farshore.api_types.bandwidth import Rate

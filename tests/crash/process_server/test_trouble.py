@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from tests.crash.process_server.rig import Rig, description
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.crash.process_server.rig import Rig
 from tests.loopdisks import unmount
+from tests.unit.process_server.simulated_agent import SimulatedAgent, description
 from tests.waiting import until
 
 from farshore.api_types.machines import EpochKind

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.crash.process_server.rig import Rig, description
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.crash.process_server.rig import Rig
+from tests.unit.process_server.simulated_agent import SimulatedAgent, description
 from tests.waiting import until
 
 from farshore.api_types.bandwidth import Rate

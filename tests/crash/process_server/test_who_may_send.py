@@ -10,8 +10,8 @@ from typing import Callable, Iterator
 
 import numpy as np
 import pytest
-from tests.crash.process_server.rig import Rig, description
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.crash.process_server.rig import Rig
+from tests.unit.process_server.simulated_agent import SimulatedAgent, description
 
 from farshore.api_types.machines import EpochKind
 from farshore.api_types.servers import ReportAnswer

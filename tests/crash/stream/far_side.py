@@ -11,8 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from tests.crash.process_server.rig import description
 from tests.unit.process_server.crashable_disk import CrashableDisk
+from tests.unit.process_server.simulated_agent import description
 from tests.unit.vault.faulty_store import KillableStore
 from tests.unit.vault.synthetic import MACHINE
 

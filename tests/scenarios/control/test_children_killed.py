@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.scenarios.control import family
+from tests.unit.configuration_server import family
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.scenarios.control.family"])
+PROCESSES.set_forkserver_preload(["tests.unit.configuration_server.family"])
 JOB = "11111111-0000-4000-8000-000000000000"
 STRIDE = 1 if os.environ.get("FARSHORE_SOAK") else 7
 LEAVES = [{"subject": "a"}, {"subject": "b", "fail": True}, {"subject": "c"}]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blake3 import blake3
-from tests.crash.process_server.simulated_agent import SimulatedAgent
 from tests.scenarios.control.servers import Server
 from tests.unit.configuration_server.offices import signing_request_and_key
+from tests.unit.process_server.simulated_agent import SimulatedAgent
 from tests.waiting import PATIENCE, until
 
 from farshore.api_types.machines import Description, Disk, EnrolmentRequest, EpochKind, EpochRequest, TokenRequest

@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.file_site import Fuse
+from tests.file_site import FileExports, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.doubles import FileExports
 from tests.unit.vault.synthetic import MACHINE
 from tests.waiting import until
 

@@ -1,4 +1,4 @@
-"""Exports in files, so that they outlive the process that uses them, and a disk and a catalog to die around."""
+"""A disk and a catalog to die around."""
 
 from __future__ import annotations
 
@@ -10,30 +10,6 @@ from tests.file_site import Fuse
 
 from farshore.catalog.database import Catalog, Transaction
 from farshore.delivery.raw_disk import RawDisk
-from farshore.export.settings import ExportSettings
-
-
-class FileExports:
-    """farshore.delivery.served.Exports: an export that serves is a file beside the socket that it would have."""
-
-    def __init__(self, fuse: Fuse) -> None:
-        self.fuse = fuse
-
-    def start(self, settings: ExportSettings) -> None:
-        with self.fuse.around():
-            folder = settings.socket.parent
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "serving").write_text(" ".join(disk.source.identity for disk in settings.disks))
-
-    def stop(self, folder: Path) -> None:
-        with self.fuse.around():
-            (folder / "serving").unlink(missing_ok=True)
-
-    def serving(self, folder: Path) -> bool:
-        return (folder / "serving").exists()
-
-    def hydrate(self, folder: Path) -> None:
-        (folder / "hydrate").touch()
 
 
 class DoomedDisk(RawDisk):

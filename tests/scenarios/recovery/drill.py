@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.file_site import FileSite, Fuse
-from tests.scenarios.recovery.doubles import DoomedCatalog, DoomedDisk, FileExports
+from tests.file_site import FileExports, FileSite, Fuse
+from tests.scenarios.recovery.doubles import DoomedCatalog, DoomedDisk
 from tests.scenarios.recovery.one_host import OneHost
 from tests.unit.vault.synthetic import MACHINE, Machine
 from tests.vcenter.running import PASSWORD

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.file_site import FileSite, Fuse
+from tests.file_site import FileExports, FileSite, Fuse
 from tests.loopdisks import LoopDisk, attached, require_root
 from tests.scenarios.control.servers import Server
-from tests.scenarios.recovery.doubles import FileExports
 from tests.waiting import PATIENCE, until
 
 from farshore.api_types.checks import CheckResult, Evidence

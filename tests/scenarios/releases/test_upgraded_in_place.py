@@ -11,8 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.file_site import Fuse
-from tests.scenarios.recovery.doubles import FileExports
+from tests.file_site import FileExports, Fuse
 from tests.scenarios.releases import next_life
 from tests.scenarios.releases.make_release import COMMITTED, NAMES, machine_id
 

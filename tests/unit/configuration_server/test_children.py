@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenarios.control.family import Family
+from tests.unit.configuration_server.family import Family
 from tests.waiting import until
 
 from farshore.api_types.jobs import Job

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.unit.process_server.simulated_agent import SimulatedAgent
 from tests.unit.vault.synthetic import memory_vault
 
 from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.unit.process_server.simulated_agent import SimulatedAgent
 from tests.unit.vault.synthetic import MACHINE
 
 from farshore.formats.batch import Batch, Role

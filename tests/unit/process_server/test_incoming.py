@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.crash.process_server.rig import description
+from tests.unit.process_server.simulated_agent import description
 from tests.unit.vault.synthetic import MACHINE
 
 from farshore.api_types.machines import Disk, EpochKind

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.file_site import FileSite, Fuse
-from tests.scenarios.recovery.doubles import FileExports
+from tests.file_site import FileExports, FileSite, Fuse
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, SERVER, add_machine, fresh_catalog
 
 from farshore.api_types.points import PointChoice

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from blake3 import blake3
 
+from farshore.api_types.machines import Description, Disk
 from farshore.api_types.streams import BaseCompletion
 from farshore.client.data_plane import DataPlane
 from farshore.formats.batch import Batch, Role
@@ -16,6 +17,7 @@ from farshore.formats.point_payload import PointPayload, encode_point
 from farshore.formats.record import RECORD, RecordKind
 from farshore.model.errors import Gap, TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, Epoch, MachineId, Sequence
+from farshore.model.machine import Firmware
 
 SECTORS = BLOCK // SECTOR
 
@@ -152,3 +154,18 @@ class SimulatedAgent:
         assert self.plane.complete_base(
             BaseCompletion(consistent_from=consistent_from, time=time.time_ns())
         ).base_complete
+
+
+def description(*sizes: int) -> Description:
+    """A machine with disks of these sizes."""
+    disks = [Disk(number=number, name=f"vd{chr(97 + number)}", size=size) for number, size in enumerate(sizes)]
+    return Description(
+        hostname="simulated",
+        firmware=Firmware.BIOS,
+        processors=1,
+        memory=1 << 30,
+        operating_system="Debian 12",
+        kernel="6.1",
+        architecture="x86_64",
+        disks=disks,
+    )
