@@ -58,11 +58,6 @@ def add(tx: Transaction, row: UserRow) -> None:
     tx.flush()
 
 
-def count_with_role(tx: Transaction, role: str) -> int:
-    """Return how many users have a role."""
-    return tx.scalar(select(func.count()).select_from(UserRow).where(UserRow.role == role)) or 0
-
-
 def delete(tx: Transaction, row: UserRow) -> None:
     """Delete a user; revoke the certificates as well."""
     tx.delete(row)

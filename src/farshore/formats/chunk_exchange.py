@@ -20,7 +20,6 @@ from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK, DiskNumber
 
 HASH_BYTES = 32
-ZERO_HASH = bytes(HASH_BYTES)
 COMPARE_MAGIC = b"FARCMPR1"
 CHUNKS_MAGIC = b"FARCHNK1"
 COMPARE_HEADER = struct.Struct("<8sHHIQ")

@@ -123,13 +123,6 @@ class Guest:
         """Execute a QMP command, such as ``stop`` and ``cont``. Raises Refused, Unreachable."""
         return qmp(self.folder / "qmp", command, arguments)
 
-    def attach_disk(self, path: Path, serial: str) -> None:
-        """Plug in the raw image ``path`` while the guest runs. Raises Refused, Unreachable."""
-        node = f"added-{serial}"
-        file = {"driver": "file", "filename": str(path), "discard": "unmap"}
-        self.monitor("blockdev-add", {"node-name": node, "driver": "raw", "file": file, "discard": "unmap"})
-        self.monitor("device_add", {"driver": "virtio-blk-pci", "id": f"dev-{serial}", "drive": node, "serial": serial})
-
     def _launch(self) -> str:
         (self.folder / "qmp").unlink(missing_ok=True)
         forwards = {self.ports.ssh: GUEST_SSH, self.ports.database: GUEST_DATABASE}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from farshore.lab.command import HOST_SEEN_FROM_GUEST
 from farshore.lab.counter import Database, rows
@@ -71,9 +70,3 @@ class Recovered:
         with self.shell() as shell:
             probe = f"timeout 5 bash -c 'exec 3<>/dev/tcp/{HOST_SEEN_FROM_GUEST}/{port}'"
             return shell.run(probe, check=False, seconds=60).status == 0
-
-
-def console_tail(folder: Path, lines: int = 15) -> str:
-    """Return the end of a recovered machine's console, for a failure's message; empty if there is none."""
-    logs = sorted(folder.rglob("console.log"))
-    return "\n".join(logs[-1].read_text(errors="replace").splitlines()[-lines:]) if logs else ""

@@ -20,7 +20,6 @@ from farshore.model.errors import Refused, Unsupported
 
 MEMORY = Path("/proc/meminfo")
 NEEDED = 256 << 20
-COMFORTABLE = 512 << 20
 _CONNECT_SECONDS = 5.0
 
 

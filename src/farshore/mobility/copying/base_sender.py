@@ -232,10 +232,6 @@ def _joined_zeroes(windows: Iterator[_Window], free: queue.SimpleQueue[AlignedBu
         yield zeroes
 
 
-def _follows(before: _Window, window: _Window) -> bool:
-    return before.disk == window.disk and before.first_chunk + len(before.hashes) == window.first_chunk
-
-
 def _finish(under_way: Set[Future[None]], timeout: Optional[float]) -> Set[Future[None]]:
     """Raise the errors of requests that have ended; return the others. ``timeout`` None: wait for all."""
     done, left = wait(under_way, timeout=timeout)
