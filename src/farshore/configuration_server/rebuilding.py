@@ -29,14 +29,13 @@ from farshore.catalog import (
 )
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.records import AUDIT, KINDS
-from farshore.catalog.tables import EpochRow, MachineRow, PointRow, PolicyRow
+from farshore.catalog.tables import EpochRow, MachineRow, PolicyRow
 from farshore.configuration_server.vault_contents import Contents
 from farshore.model.identifiers import MachineId
-from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.states import PRESENT, UNDER_WAY, FailoverState, MachineState
 from farshore.protection import master_target_enrolment
-from farshore.protection.tending import thinned
+from farshore.protection.tending import point_row, thinned
 from farshore.recovery.standing import give_machine_back
 from farshore.vault.ownership import How
 from farshore.vault.records import Record, Row
@@ -237,7 +236,7 @@ def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
     machine.newest_point_time = 0 if newest is None else min(newest.time, now)
     every = tx.get_one(PolicyRow, machine.policy).crash_consistent_every
     kept = thinned(found.points, every * SECOND, found.pinned)
-    points.record_all(tx, [_point(machine.id, one) for one in kept])
+    points.record_all(tx, [point_row(machine.id, one) for one in kept])
     points.mark_pinned(tx, machine.id, found.pinned)
 
 
@@ -259,20 +258,6 @@ def _unknown_machine(tx: Transaction, found: Contents, now: int) -> MachineRow:
     )
     machines.add(tx, row)
     return row
-
-
-def _point(machine: str, point: RecoveryPoint) -> PointRow:
-    position, kind = point.position, point.kind.value
-    plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
-    return PointRow(
-        id=points.point_id(machine, position.epoch, position.sequence, kind) if plain else point.id,
-        machine=machine,
-        epoch=position.epoch,
-        sequence=position.sequence,
-        time=point.time,
-        kind=kind,
-        name=point.name,
-    )
 
 
 def say(tx: Transaction, head: Record | None, how: How, now: int, of: str = "") -> None:

@@ -168,7 +168,7 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
     left = list(thinned(kept, policy.crash_consistent_every * SECOND, pinned))
 
     def list_them(tx: Transaction) -> None:
-        points.replace_before(tx, machine.id, limit, [_row(machine.id, point) for point in left])
+        points.replace_before(tx, machine.id, limit, [point_row(machine.id, point) for point in left])
         points.mark_pinned(tx, machine.id, pinned)
 
     catalog.write(list_them)
@@ -188,7 +188,8 @@ def thinned(
         yield point
 
 
-def _row(machine: MachineId, point: RecoveryPoint) -> PointRow:
+def point_row(machine: str, point: RecoveryPoint) -> PointRow:
+    """Return the catalog's row of a point."""
     position, kind = point.position, point.kind.value
     plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
     return PointRow(

@@ -11,28 +11,26 @@ to repeat the request.
 from __future__ import annotations
 
 import threading
-from typing import Iterator, Sequence
+from typing import Sequence
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy
-from farshore.vault.stores.port import Listed, Store
+from farshore.vault.stores.port import Store
+from farshore.vault.stores.wrapper import StoreWrapper
 
 _LONGEST_LOOK = 1.0
 _SOONEST, _LATEST = 0.2, 15.0
 """If the limit is removed meanwhile, a copy must not still wait for minutes."""
 
 
-class ThrottledStore:
+class ThrottledStore(StoreWrapper):
     """A Store (see vault.stores.port). A put that waits when ``stop`` is set is sent at once."""
 
     def __init__(self, inner: Store, bandwidth: Bandwidth, stop: threading.Event) -> None:
-        self._inner, self._bandwidth, self._stop = inner, bandwidth, stop
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
+        super().__init__(inner)
+        self._bandwidth, self._stop = bandwidth, stop
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
         self._wait(name, buffers)
@@ -41,24 +39,6 @@ class ThrottledStore:
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
         self._wait(name, buffers)
         return self._inner.put_if_absent(name, buffers)
-
-    def get(self, name: str) -> Buffer:
-        return self._inner.get(name)
-
-    def get_range(self, name: str, start: int, length: int) -> Buffer:
-        return self._inner.get_range(name, start, length)
-
-    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
-        return self._inner.get_ranges(name, starts, lengths)
-
-    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        return self._inner.list(prefix, after)
-
-    def folders(self, prefix: str) -> Sequence[str]:
-        return self._inner.folders(prefix)
-
-    def delete(self, name: str) -> None:
-        self._inner.delete(name)
 
     def _wait(self, name: str, buffers: Sequence[Buffer]) -> None:
         size = sum(memoryview(buffer).nbytes for buffer in buffers)

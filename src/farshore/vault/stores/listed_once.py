@@ -13,20 +13,18 @@ from collections.abc import Iterator, Sequence
 
 from farshore.formats.batch import Buffer
 from farshore.vault.stores.port import Listed, Store
+from farshore.vault.stores.wrapper import StoreWrapper
 
 
-class ListedOnce:
+class ListedOnce(StoreWrapper):
     """A Store (see vault.stores.port), for one thread's look; reading is safe from several."""
 
     def __init__(self, inner: Store, folder: str) -> None:
         """``folder`` ends in /."""
-        self._inner, self._folder = inner, folder
+        super().__init__(inner)
+        self._folder = folder
         self._listed: dict[str, Listed] | None = None
         self._names: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
 
     def forget(self) -> None:
         """List the folder anew when it is asked for next."""
@@ -44,15 +42,6 @@ class ListedOnce:
             self.forget()  # another has put it, of a size and at a time that are not known here
         return made
 
-    def get(self, name: str) -> Buffer:
-        return self._inner.get(name)
-
-    def get_range(self, name: str, start: int, length: int) -> Buffer:
-        return self._inner.get_range(name, start, length)
-
-    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
-        return self._inner.get_ranges(name, starts, lengths)
-
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         if not prefix.startswith(self._folder):
             yield from self._inner.list(prefix, after)
@@ -67,9 +56,6 @@ class ListedOnce:
             if not names[place].startswith(prefix):
                 return
             yield listed[names[place]]
-
-    def folders(self, prefix: str) -> Sequence[str]:
-        return self._inner.folders(prefix)
 
     def delete(self, name: str) -> None:
         self._inner.delete(name)

@@ -10,13 +10,14 @@ asked for, and one without the other would look like an epoch whose document is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.formats.vault_names import SegmentName
-from farshore.vault.stores.port import Listed, Store, Sweepable
+from farshore.vault.stores.port import Store, Sweepable
+from farshore.vault.stores.wrapper import StoreWrapper
 
 LOOK_SECONDS = 3.0
 """How often a process server looks, whether it writes or not."""
@@ -34,16 +35,12 @@ class Guard(Protocol):
         ...
 
 
-class OwnedStore:
+class OwnedStore(StoreWrapper):
     """A Store (see vault.stores.port). ``guard`` may be set later, before anything is written; None: nobody asks."""
 
     def __init__(self, inner: Store, guard: Guard | None = None) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.guard = guard
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
         self._ask(name)
@@ -52,21 +49,6 @@ class OwnedStore:
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
         self._ask(name)
         return self._inner.put_if_absent(name, buffers)
-
-    def get(self, name: str) -> Buffer:
-        return self._inner.get(name)
-
-    def get_range(self, name: str, start: int, length: int) -> Buffer:
-        return self._inner.get_range(name, start, length)
-
-    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
-        return self._inner.get_ranges(name, starts, lengths)
-
-    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        return self._inner.list(prefix, after)
-
-    def folders(self, prefix: str) -> Sequence[str]:
-        return self._inner.folders(prefix)
 
     def delete(self, name: str) -> None:
         if self.guard is not None:

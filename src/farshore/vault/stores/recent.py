@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from farshore.formats.batch import Buffer
-from farshore.vault.stores.port import Listed, Store
+from farshore.vault.stores.port import Store
+from farshore.vault.stores.wrapper import StoreWrapper
 
 _KEEP = 64 << 20
 """Bytes remembered."""
@@ -20,27 +21,14 @@ _LONGEST = 256 << 10
 """Bytes of a read that is remembered: an index and what is read along with it."""
 
 
-class RecentStore:
+class RecentStore(StoreWrapper):
     """A Store (see vault.stores.port) over ``inner``. Safe to use from several threads."""
 
     def __init__(self, inner: Store) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._lock = threading.Lock()
         self._ends: OrderedDict[str, tuple[int, memoryview]] = OrderedDict()
         self._size = 0
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
-    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
-        self._inner.put(name, buffers)
-
-    def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
-        return self._inner.put_if_absent(name, buffers)
-
-    def get(self, name: str) -> Buffer:
-        return self._inner.get(name)
 
     def get_range(self, name: str, start: int, length: int) -> Buffer:
         known = self._known(name, start, length)
@@ -60,15 +48,6 @@ class RecentStore:
             self._inner.get_ranges(name, [starts[place] for place in lacking], [lengths[place] for place in lacking])
         )
         return [next(fetched) if one is None else one for one in found]
-
-    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        return self._inner.list(prefix, after)
-
-    def folders(self, prefix: str) -> Sequence[str]:
-        return self._inner.folders(prefix)
-
-    def delete(self, name: str) -> None:
-        self._inner.delete(name)
 
     def _known(self, name: str, start: int, length: int) -> memoryview | None:
         with self._lock:
