@@ -8,7 +8,6 @@ from typing import Iterator, List
 from farshore.api_types.commands import Command, CommandResult, Commands, CommandStanding
 from farshore.api_types.guest_scripts import GuestScriptResult, GuestScripts, GuestScriptStanding
 from farshore.api_types.machines import (
-    Authority,
     Desired,
     Enrolment,
     EpochGrant,
@@ -17,15 +16,12 @@ from farshore.api_types.machines import (
     ReleaseSignature,
     RenewalRequest,
 )
-from farshore.client.credentials import Credentials
-from farshore.client.transport import AGAIN, LEAVE, Transport, parsed_lines, segment
+from farshore.client.certified import CertifiedClient
+from farshore.client.transport import AGAIN, LEAVE, parsed_lines, segment
 
 
-class MachineSelf:
+class MachineSelf(CertifiedClient):
     """Calls with a machine's certificate."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def open_epoch(self, request: EpochRequest) -> EpochGrant:
         """Ask for permission to send a new epoch. Raises Fenced or WrongState if this machine must not send."""
@@ -70,21 +66,6 @@ class MachineSelf:
         """Return the release key's signature of a release. Raises NotFound."""
         return self._transport.get(f"/v1/machines/self/bundles/{release}/signature", ReleaseSignature)
 
-    def use(self, credentials: Credentials) -> None:
-        """Present a renewed certificate from now on."""
-        self._transport.renew(credentials)
-
-    @property
-    def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
-        return self._transport.authorities
-
-    def authorities(self) -> str:
-        """Return the certificates of all authorities that are trusted now, as PEM texts. Only for comparison with those
-        that came with the certificate: other authorities are only accepted with a new certificate. Raises NotFound if
-        the server is of an older release."""
-        return self._transport.get("/v1/authorities", Authority).certificate
-
     @property
     def url(self) -> str:
         """The URL of the configuration server that is called."""
@@ -105,7 +86,3 @@ class MachineSelf:
         """Switch to another configuration server of the same authority."""
         self._transport.servers = ""
         self._transport.move_to(url)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farshore.api_types.machines import Authority, Enrolment, RenewalRequest
+from farshore.api_types.machines import Enrolment, RenewalRequest
 from farshore.api_types.master_targets import (
     ErrandClaim,
     ErrandProgress,
@@ -15,18 +15,15 @@ from farshore.api_types.master_targets import (
     MasterTargetSettings,
 )
 from farshore.api_types.servers import MachineKeys
-from farshore.client.credentials import Credentials
-from farshore.client.transport import Transport, segment
+from farshore.client.certified import CertifiedClient
+from farshore.client.transport import segment
 
 _ROOT = "/v1/master-targets/self"
 _ERRANDS = f"{_ROOT}/errands"
 
 
-class MasterTargetSelf:
+class MasterTargetSelf(CertifiedClient):
     """Calls with a master target's certificate."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def register(self, registration: MasterTargetRegistration) -> MasterTargetSettings:
         """Announce that the master target has started; return where the vault is."""
@@ -56,20 +53,3 @@ class MasterTargetSelf:
     def renew(self, request: RenewalRequest) -> Enrolment:
         """Return a new certificate for the same master target."""
         return self._transport.post(f"{_ROOT}/certificate", request, Enrolment)
-
-    def use(self, credentials: Credentials) -> None:
-        """Present a renewed certificate from now on."""
-        self._transport.renew(credentials)
-
-    @property
-    def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
-        return self._transport.authorities
-
-    def authorities(self) -> str:
-        """Return the certificates of all authorities that are trusted now, as PEM texts."""
-        return self._transport.get("/v1/authorities", Authority).certificate
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farshore.api_types.machines import Authority, Enrolment, RenewalRequest
+from farshore.api_types.machines import Enrolment, RenewalRequest
 from farshore.api_types.pushes import AgentRelease, PushClaim, PushProgress, PushResult, PushStanding, SealedPush
 from farshore.api_types.servers import (
     MachineKeys,
@@ -13,17 +13,14 @@ from farshore.api_types.servers import (
     StreamGrant,
 )
 from farshore.api_types.vmware import DiscoveryClaim, DiscoveryReport, DiscoveryStanding, SealedDiscovery
-from farshore.client.credentials import Credentials
-from farshore.client.transport import AGAIN, Transport, segment
+from farshore.client.certified import CertifiedClient
+from farshore.client.transport import AGAIN, segment
 
 _PUSHES, _VMWARE = "/v1/process-servers/self/pushes", "/v1/process-servers/self/vmware"
 
 
-class ProcessServerSelf:
+class ProcessServerSelf(CertifiedClient):
     """Calls with a process server's certificate."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def register(self, registration: Registration) -> ProcessServerSettings:
         """Announce the addresses for agents; return where the vault is."""
@@ -75,22 +72,3 @@ class ProcessServerSelf:
     def renew(self, request: RenewalRequest) -> Enrolment:
         """Return a new certificate for the same process server."""
         return self._transport.post("/v1/process-servers/self/certificate", request, Enrolment)
-
-    def use(self, credentials: Credentials) -> None:
-        """Present a renewed certificate from now on."""
-        self._transport.renew(credentials)
-
-    @property
-    def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
-        return self._transport.authorities
-
-    def authorities(self) -> str:
-        """Return the certificates of all authorities that are trusted now, as PEM texts. Only for comparison with those
-        that came with the certificate: other authorities are only accepted with a new certificate. Raises NotFound if
-        the server is of an older release."""
-        return self._transport.get("/v1/authorities", Authority).certificate
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
