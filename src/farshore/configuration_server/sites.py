@@ -7,8 +7,8 @@ from pathlib import Path
 
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import SiteRow
-from farshore.configuration_server.sealing import Sealer
-from farshore.recovery.lost_sites import SecretSealer
+from farshore.configuration_server.sealing import SecretSealer
+from farshore.recovery.lost_sites import opened
 from farshore.sites.port import RecoverySite
 from farshore.sites.registry import SiteConfiguration, open_site
 
@@ -22,8 +22,8 @@ class OpenSites:
     folder: Path
 
     def __call__(self, site: str) -> RecoverySite:
-        """Return the site with this id, or a LostSite in its place. Raises NotFound, and WrongKey for a secret that was
-        sealed with another key."""
+        """Return the site with this id, or a LostSite in its place. Raises NotFound, and WrongKey for a secret that
+        was sealed with another key."""
         return opened(self.catalog, site, self._open)
 
     def _open(self, row: SiteRow) -> RecoverySite:

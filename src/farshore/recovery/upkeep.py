@@ -151,8 +151,8 @@ class Upkeep:
             note_condition(self._context, one.failover, condition, kind, what, severity)
 
 
-def _lost(one: _Kept) -> Wrong:
-    return Wrong(
+def _lost(one: _Kept) -> AlertCondition:
+    return AlertCondition(
         LOST,
         f"machine/{one.machine}",
         Severity.ERROR,

@@ -35,7 +35,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 300.0
 
 @dataclass
 class _Standing:
-    """State of a channel at this server: the time of the next try, by the monotonic clock, and its pauses after failures."""
+    """State of a channel at this server: the time of the next try, by the monotonic clock, and its pauses."""
 
     next: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_PAUSE, _LONGEST_PAUSE))

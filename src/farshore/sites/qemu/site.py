@@ -378,7 +378,8 @@ class QemuSite:
         return Host(self._accelerator, os.cpu_count() or 1, firmware, memory)
 
     def _find(self, failover: FailoverId, record: int | None) -> int | None:
-        """The process that runs this machine, if one does: ``held`` gets the recorded one, or one whose record somebody deleted."""
+        """Return the process that runs this machine, if there is one: the recorded process, or one whose record somebody
+        deleted."""
         path = self._files(failover).pid
         process = recorded_process(record)
         if process is not None and runs(process, path):
