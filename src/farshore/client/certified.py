@@ -14,19 +14,18 @@ class CertifiedClient:
         self._transport = transport
 
     def use(self, credentials: Credentials) -> None:
-        """Show a renewed certificate from now on."""
+        """Present a renewed certificate from now on."""
         self._transport.renew(credentials)
 
     @property
     def announced(self) -> str:
-        """Changes when an answer says that the server trusts other authorities; empty before the first such answer."""
+        """Changes when an answer says that the server trusts other authorities; empty until an answer has said so."""
         return self._transport.authorities
 
     def authorities(self) -> str:
-        """Return the certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those
-        that came with the certificate; others come with a new one. Raises NotFound if the server is of an older
-        release.
-        """
+        """Return the certificates of all authorities that are trusted now, as PEM texts. Only for comparison with those
+        that came with the certificate: other authorities are only accepted with a new certificate. Raises NotFound if
+        the server is of an older release."""
         return self._transport.get("/v1/authorities", Authority).certificate
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class DiskPlace(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Variables win over the file."""
+    """Variables override the file."""
 
     model_config = SettingsConfigDict(env_prefix="FARSHORE_MASTER_TARGET_", extra="forbid", frozen=True)
 

@@ -29,6 +29,7 @@ THROUGH_THE_SERVER = {
     "failback run": ["web1", "--site", "home"],
     "failback cancel": ["web1"],
     "alert remove": ["ops"],
+    "site lost": ["far"],
     "site remove": ["far"],
     "process-server revoke": ["ps2"],
     "process-server remove": ["ps2"],
@@ -79,7 +80,7 @@ class Caller:
     def machine(self, _name: str) -> Any:
         return self._note("machine")
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, *_more: Any) -> None:
         self._note(path)
 
     post = call = post_nothing = delete

@@ -51,7 +51,7 @@ def test_a_keys_passphrase_is_asked_for_and_not_sent(tmp_path: Path, monkeypatch
     opened = serialization.load_ssh_private_key(sent.encode(), None)
     assert opened.public_key() == key.public_key()
     monkeypatch.setattr("typer.prompt", lambda *_a, **_o: "wrong")
-    with pytest.raises(Malformed, match="does not open"):
+    with pytest.raises(Malformed, match="cannot be opened"):
         logging_in.credentials(tmp_path / "key", False)
 
 

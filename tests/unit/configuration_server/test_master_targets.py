@@ -150,7 +150,7 @@ def test_one_that_was_forgotten_elsewhere_is_asked_for_anew(court: Court) -> Non
 def test_a_silent_master_target_is_given_up_sooner_while_nothing_has_stopped(
     court: Court, errand: Errand, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match="own says nothing"):
+    with pytest.raises(error, match="own does not report"):
         court.perform(errand=errand)
     wanted = handing_out.QUIET_LOOKS_FIRST if errand is Errand.LOOK else handing_out.QUIET_LOOKS
     assert court.rests == wanted + 1, "the first look is no silence"

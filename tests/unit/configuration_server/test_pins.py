@@ -133,7 +133,7 @@ def test_pinned_points_and_moments_of_the_stream_are_not_deleted(office: PinOffi
     refused = office.ask("DELETE", NAMED)
     assert refused.status == 409 or refused.code == "refused"
     assert "pinned" in refused.body["detail"]
-    assert "cut by Farshore itself" in office.ask("DELETE", PLAIN).body["detail"]
+    assert "created by Farshore itself" in office.ask("DELETE", PLAIN).body["detail"]
     assert {NAMED, PLAIN} <= office.listed().keys()
 
 

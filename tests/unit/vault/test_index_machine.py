@@ -137,7 +137,7 @@ class Walk:
         copy = (
             self.servers[server]
             .machine(mine.id)
-            .base_copy(Epoch(mine.epoch), [(DiskNumber(0), DISK)], None, mine.domain)
+            .bases.begin_copy(Epoch(mine.epoch), [(DiskNumber(0), DISK)], None, mine.domain)
         )
         self.copies[mine.id] = OpenCopy(mine, server, copy, self.leases() - leases)
         self.nothing_is_held_that_is_not(server, mine.domain, new=True)

@@ -26,7 +26,7 @@ class Stream(Protocol):
     """What puts points into the stream: an epoch run."""
 
     def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
-        """Put a recovery point into the stream at this very moment, if ``still`` holds after it."""
+        """Put a recovery point into the stream at this moment, if ``still`` holds after it."""
         ...
 
 

@@ -60,7 +60,7 @@ _ESCAPED = "Writes escaped the capture."
 
 
 class EpochRun:
-    """``run`` blocks until the end; the rest may be called from other threads meanwhile."""
+    """``run`` blocks until the end; meanwhile the rest may be called from other threads."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class EpochEnd(enum.Enum):
 
 @dataclass(frozen=True)
 class Ended:
-    """How the epoch stood at its end. ``position`` is its last acknowledged one."""
+    """The epoch's state at its end. ``position`` is its last acknowledged one."""
 
     why: EpochEnd
     position: Position

@@ -328,7 +328,7 @@ class AzureSite:
     # ---
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
-        """What was ordered. Raises NotFound, Damaged."""
+        """Return the machine's order. Raises NotFound, Damaged."""
         return kept_order(self._order_file(failover), failover)
 
     def _is_ordered(self, order: RecoveryOrder) -> bool:

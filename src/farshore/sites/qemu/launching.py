@@ -93,7 +93,8 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _plug_in(order: RecoveryOrder, bubbles: Path, lending: Lending) -> dict[int, int]:
-    """Make it a member of its test network: the cables of its cards. Raises Refused, TryLater."""
+    """Make the machine a member of its test network, and return the cables of its cards. Raises Refused,
+    TryLater."""
     if not order.bubble or not order.machine.nics:
         return {}
     bubble = BubbleAddress(bubbles, order.bubble)
@@ -107,21 +108,21 @@ def _plug_in(order: RecoveryOrder, bubbles: Path, lending: Lending) -> dict[int,
 
 
 def _sockets(order: RecoveryOrder) -> set[Path]:
-    """Of its disks that are served on this host."""
+    """Return the sockets of its disks that are served on this host."""
     media = [disk.medium for disk in order.disks]
     addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
     return {address.path for address in addresses if isinstance(address, UnixAddress)}
 
 
 def _credentials(order: RecoveryOrder) -> set[Path]:
-    """The folders with what it shows to those who serve its disks over TLS."""
+    """Return the folders with its credentials for disks that are served over TLS."""
     media = [disk.medium for disk in order.disks]
     addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
     return {one.tls.folder for one in addresses if isinstance(one, TcpAddress) and one.tls is not None}
 
 
 def _written(order: RecoveryOrder) -> list[Path]:
-    """Its disks that are files or devices of this host."""
+    """Return its disks that are files or devices of this host."""
     return [disk.medium.path for disk in order.disks if isinstance(disk.medium, WrittenDisk)]
 
 

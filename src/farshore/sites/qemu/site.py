@@ -194,7 +194,7 @@ class QemuSite:
             return self._look(failover)[0]
 
     def _look(self, failover: FailoverId) -> tuple[RecoveredMachine, int | None]:
-        """How it is, and the process that runs it or is left of it."""
+        """Return the machine's state, and the process that runs it or remains of it."""
         files = self._files(failover)
         condition, detail = Condition.STOPPED, ""
         with opened_record(files.pid) as record:
@@ -223,7 +223,7 @@ class QemuSite:
                 return RecoveredMachine(failover, Condition.ABSENT), None
             detail = f"{files.folder} was deleted while it runs. Destroy it, then fail over again."
         elif process is None and not files.order.exists():
-            detail = "Its order is missing. Create it again, or destroy it."
+            detail = "The machine's order is missing. Create the machine again, or destroy it."
         elif detail in ("running", "shutdown"):
             detail = ""
         return RecoveredMachine(failover, condition, _ADDRESS if condition in _LIVE else "", detail), process
@@ -258,14 +258,15 @@ class QemuSite:
         return tuple(FailoverId(name) for name in sorted(found))
 
     def resume(self, failover: FailoverId) -> None:
-        """Let a machine go on that a disk's silence had paused, wake one that suspended itself. Raises Unreachable."""
+        """Resume a machine that was paused because a disk did not answer; wake one that suspended itself. Raises
+        Unreachable."""
         monitor = self._files(failover).monitor
         told = ask(monitor, "query-status")
         suspended = isinstance(told, dict) and told.get("status") == "suspended"
         ask(monitor, "system_wakeup" if suspended else "cont")
 
     def answers(self, failover: FailoverId, port: int) -> bool:
-        """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
+        """Return whether the guest accepts connections. QEMU accepts every connection itself before it knows."""
         files = self._files(failover)
         bubble = self._bubble(failover)
         if bubble is not None:
@@ -287,7 +288,7 @@ class QemuSite:
         return False
 
     def lead_in(self, failover: FailoverId, port: int) -> int:
-        """See Leading: QEMU is asked for one forwarded port more. It is known by QEMU alone."""
+        """See Leading: add a forwarded port to QEMU. Only QEMU knows this port."""
         if self.status(failover).condition is not Condition.RUNNING:
             return 0
         order, monitor = self.order(failover), self._files(failover).monitor
@@ -308,7 +309,7 @@ class QemuSite:
         return failover.lower()
 
     def console(self, failover: FailoverId) -> Path:
-        """What the machine said on its first serial port."""
+        """Return the file with the output of the first serial port."""
         return self._files(failover).console
 
     def screen(self, failover: FailoverId) -> bytes:
@@ -324,9 +325,9 @@ class QemuSite:
             ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
-        """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
-        out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept. Of its log
-        the oldest half of LOG_BYTES stays: what went wrong first."""
+        """Keep the newest half if the console is longer than CONSOLE_BYTES. Everything is dropped if the file system
+        cannot remove a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it continues after what is kept.
+        Of QEMU's log the oldest half of LOG_BYTES is kept, which has the first error."""
         path = self._files(failover).console
         with explained(path.parent):
             log = self._files(failover).log
@@ -345,11 +346,11 @@ class QemuSite:
                 os.truncate(path, 0)
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
-        """What was ordered. Raises NotFound, Damaged."""
+        """Return the machine's order. Raises NotFound, Damaged."""
         return kept_order(self._files(failover).order, failover)
 
     def _is_ordered(self, order: RecoveryOrder) -> bool:
-        """Whether this very order is there. Its text may differ: an earlier release wrote fewer fields."""
+        """Return whether exactly this order is stored. Its text may differ: an earlier release wrote fewer fields."""
         try:
             return self.order(order.failover) == order
         except (NotFound, Damaged):
@@ -378,8 +379,7 @@ class QemuSite:
         return Host(self._accelerator, os.cpu_count() or 1, firmware, memory)
 
     def _find(self, failover: FailoverId, record: int | None) -> int | None:
-        """Return the process that runs this machine, if there is one: the recorded process, or one whose record somebody
-        deleted."""
+        """Return the process that runs this machine, if any: the recorded one, or one whose record is gone."""
         path = self._files(failover).pid
         process = recorded_process(record)
         if process is not None and runs(process, path):
@@ -387,9 +387,9 @@ class QemuSite:
         return find_process(path, _users(failover))
 
     def _take(self, failover: FailoverId, held: Lending, *, make: bool = False) -> RecoveredMachine | None:
-        """Wait for the machine's lock, which goes to ``held``. Return the machine, without the lock, where it runs.
+        """Wait for the machine's lock, which ``held`` then holds. If the machine runs, return it, without the lock.
 
-        What is left of a QEMU that cannot go on is ended. ``make``: its folder, if there is none. Raises TryLater."""
+        A QEMU that cannot continue is ended. With ``make``, create a missing folder. Raises TryLater."""
         files = self._files(failover)
         give_up = time.monotonic() + _START_SECONDS
         while True:
@@ -409,7 +409,7 @@ class QemuSite:
             time.sleep(_POLL_SECONDS)
 
     def _end(self, failover: FailoverId, grace: float, held: Lending) -> None:
-        """End its process and keep another from beginning: the machine's lock goes to ``held``. Raises TryLater."""
+        """End the machine's process and prevent a new one: ``held`` gets the machine's lock. Raises TryLater."""
         files = self._files(failover)
         process = self._process(failover)
         if process is not None and grace > 0:
@@ -439,7 +439,7 @@ class QemuSite:
             time.sleep(_POLL_SECONDS)
 
     def _process(self, failover: FailoverId) -> int | None:
-        """The process that runs this machine now."""
+        """Return the process that runs this machine now."""
         with opened_record(self._files(failover).pid) as record:
             return self._find(failover, record)
 
