@@ -90,7 +90,7 @@ class Scrubbing:
                 # Not chunk packs: the machines that need them have findings of their own. Directories are not needed.
                 vital = [one for one in mine if not one.object.startswith((CHUNKS, DIRECTORIES))]
                 if vital:
-                    what = f"What opens the whole vault is damaged; {vital[0]}"
+                    what = f"An object that is needed to open the vault is damaged; {vital[0]}"
                     remedy = "Restore it from a copy before any server is restarted."
                     found.append(AlertCondition(DAMAGE, _subject(""), Severity.ERROR, what, remedy))
                 continue
@@ -103,7 +103,7 @@ class Scrubbing:
                 remedy = f"Run: farshore machine resync {name}. What the machine still has is sent again."
                 found.append(AlertCondition(DAMAGE, _subject(machine), Severity.ERROR, what, remedy))
             else:
-                what = f"Older points of {name} are damaged in {len(mine)} places, the newest is whole; {mine[0]}"
+                what = f"Older points of {name} are damaged in {len(mine)} places, the newest is intact; {mine[0]}"
                 remedy = "None of the newer points needs it; `farshore vault damage` lists the places."
                 found.append(AlertCondition(DAMAGE_OLDER, _subject(machine), Severity.WARNING, what, remedy))
         return found

@@ -112,7 +112,7 @@ def _disks(machine: VmwareMachine) -> Iterator[Finding]:
         yield _warning(
             "disks",
             f"It has {machine.snapshots} snapshots: each slows its disks down, and reverting to one changes them under "
-            "the agent, which then copies them anew.",
+            "the agent, which then copies them again.",
             "Delete them, and revert to none while it is protected.",
         )
     if machine.encrypted:

@@ -91,7 +91,7 @@ class Machine:
             raise Refused(f"{command[0]} does not run: {error}", remedy="Try again.") from error
         if done.returncode:
             words = (done.stderr or done.stdout).strip()[-600:] or f"exit status {done.returncode}"
-            raise Refused(f"{Path(command[0]).name}: {words}", remedy="Answer anew.")
+            raise Refused(f"{Path(command[0]).name}: {words}", remedy="Answer again.")
         return done.stdout
 
     def _write(self, name: str, content: str, mode: int = 0o644) -> None:

@@ -29,7 +29,7 @@ def stop_earlier(context: RecoveryContext, failover: str, grace: float = _GRACE_
             site = context.site(row.site)
             if FailoverState(row.state) in UP:
                 failovers.set_state(row, FailoverState.SUPERSEDED)
-                tell(context, tx, row, "failover.superseded", f"{machine.name} will be brought up anew instead.")
+                tell(context, tx, row, "failover.superseded", f"{machine.name} will be brought up again instead.")
         site.stop(failover_id(one), grace=grace)
     return earlier
 

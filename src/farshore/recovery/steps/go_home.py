@@ -139,7 +139,7 @@ def hold(context: RecoveryContext, failover: str) -> int:
         if state is not CommandState.WAITING or now > until:
             end_progress()
             return 0
-        report_progress(min(0.95, 1 - (until - now) / _SECOND / seconds), "its last point is awaited")
+        report_progress(min(0.95, 1 - (until - now) / _SECOND / seconds), "waiting for its last point")
         context.sleep(context.patience.poll)
 
 

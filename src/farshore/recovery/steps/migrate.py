@@ -70,7 +70,7 @@ def await_agent_off(context: RecoveryContext, failover: str) -> Result:
                 "so when it reaches this server.",
                 remedy=_BY_HAND,
             )
-        report_progress(min(0.95, waited / context.patience.stream), "its agent is awaited")
+        report_progress(min(0.95, waited / context.patience.stream), "waiting for its agent")
         context.sleep(context.patience.poll)
 
 

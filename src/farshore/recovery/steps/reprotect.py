@@ -72,7 +72,7 @@ def await_stream(context: RecoveryContext, failover: str, before: int) -> Result
                 remedy=f"Check whether it reaches this server: farshore failover console {failover}. It gets the "
                 "stream as soon as it asks.",
             )
-        report_progress(min(0.95, waited / context.patience.stream), f"the agent at {site} is awaited")
+        report_progress(min(0.95, waited / context.patience.stream), f"waiting for the agent at {site}")
         context.sleep(context.patience.poll)
 
 

@@ -59,7 +59,7 @@ def _await_answer(context: RecoveryContext, failover: str, within: int) -> str:
         silent = (now - seen) / _SECOND if seen < asked_at else 0.0
         if state is CommandState.WAITING and now <= until and silent <= context.patience.silent_agent:
             left = (until - now) / _SECOND / within
-            report_progress(max(0.01, min(0.9, 1 - left)), "its source is awaited")
+            report_progress(max(0.01, min(0.9, 1 - left)), "waiting for its source")
             context.sleep(context.patience.poll)
             continue
         with context.catalog.writing() as tx:
@@ -108,7 +108,7 @@ def _await_point(context: RecoveryContext, failover: str) -> str:
         if context.clock.monotonic() > end:
             waited = f"after {context.patience.drain:.0f} s"
             return f"its last writes are with its process server, and {waited} not in the vault."
-        report_progress(0.95, "its last writes are awaited in the vault")
+        report_progress(0.95, "waiting until its last writes are in the vault")
         context.sleep(context.patience.poll)
 
 
