@@ -209,7 +209,7 @@ def test_a_machine_that_is_revoked_is_shut_out(desk: Desk) -> None:
     with contextlib.closing(MachineSelf(Transport(token["server_url"], context))) as machine:
         machine.heartbeat(Heartbeat(run="r1", version="test"))
         said = desk.type("keys", "farshore machine revoke web1", {"web1": "lost"})
-        assert "open nothing" in said
+        assert "are revoked" in said
         with pytest.raises(FarshoreError) as shut_out:
             machine.heartbeat(Heartbeat(run="r1", version="test"))
         assert shut_out.value.exit_status == 77

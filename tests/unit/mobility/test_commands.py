@@ -194,7 +194,7 @@ def test_what_was_cut_off_is_done_again_where_that_does_no_harm(
     ((command, result),) = after.server.heard
     assert command == "c"
     assert (result.failure is None) == bool(again)
-    assert again or "it is unknown" in after.failures["c"]
+    assert again or "it is unknown whether" in after.failures["c"]
 
 
 def test_a_command_is_noted_before_it_begins(agent: Agent, tmp_path: Path) -> None:
