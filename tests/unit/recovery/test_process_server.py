@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from tests.file_site import Fuse
 from tests.unit.protection.catalogs import MACHINE, SERVER
-from tests.unit.recovery.test_steps import FAILOVER, Site, World
+from tests.unit.recovery.test_steps import FAILOVER, OTHER, Site, World
 
 from farshore.catalog import epochs, machines, process_servers
 from farshore.catalog.tables import EventRow, ProcessServerRow
@@ -20,6 +20,7 @@ from farshore.model.errors import Cancelled, FarshoreError, Refused, TryLater, W
 from farshore.model.states import MachineState
 from farshore.protection import server_enrolment
 from farshore.recovery.context import EnrolmentDoor
+from farshore.recovery.steps.give_way import remove_earlier
 from farshore.recovery.steps.path_home import check_path
 from farshore.recovery.steps.process_server import (
     await_server,
@@ -28,6 +29,7 @@ from farshore.recovery.steps.process_server import (
     make_server,
     undo_server,
 )
+from farshore.recovery.steps.remove import remove
 from farshore.recovery.steps.reprotect import grant_stream
 from farshore.sites.lost import LostSite
 from farshore.sites.port import Condition, FailoverId, Hosting, ServerOrder, ServerSoftware
@@ -247,6 +249,24 @@ def test_what_it_holds_is_stored_before_it_goes(away: Away, spool: Callable[[Awa
     assert kinds.count("failover.process-server-cut-off") == told
     assert kinds.count("process-server.removed") == 1
     assert server
+
+
+def test_it_goes_with_the_machine_that_gives_way_to_another(away: Away) -> None:
+    """At home, or from another point: both pass here, once the other machine has answered."""
+    away.used()
+    away.request(OTHER, site="files", request={"kind": "failover", "replaces": {FAILOVER: "committed"}})
+    for _ in range(2):
+        assert remove_earlier(away.context, OTHER) == [FAILOVER]
+        assert (away.sends_to(), away.server()) == ((SERVER, ""), None)
+    assert (away.cloud.rooms, away.cloud.launched) == (set(), {})
+
+
+def test_it_goes_with_the_machine_that_is_removed(away: Away) -> None:
+    away.used()
+    for _ in range(2):
+        remove(away.context, FAILOVER)
+        assert (away.sends_to(), away.server()) == ((SERVER, ""), None)
+    assert (away.cloud.rooms, away.cloud.launched) == (set(), {})
 
 
 def test_the_way_home_asks_for_the_server_that_is_there(away: Away) -> None:
