@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.file_site import FileExports, Fuse
+from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
 from tests.unit.vault.synthetic import MACHINE
 from tests.waiting import until
@@ -29,10 +29,11 @@ from farshore.export.opening import open_devices
 from farshore.export.preparation.wish import Report
 from farshore.export.settings import ExportSettings
 from farshore.model.identifiers import JobId
-from farshore.recovery.context import RecoveryContext
+from farshore.recovery.context import EnrolmentDoor, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.azure.site import AzureSite
+from farshore.sites.port import Way
 
 _CHANGING = (b"PUT ", b"POST ", b"DELETE ")
 _STEP = 1 << 20
@@ -67,6 +68,8 @@ class Errand:
     kind: str
     failover: str
     job: str
+    home: bool = False
+    """The failover is one to the site ``files``, which is at home."""
 
 
 class _Counted(Fuse):
@@ -96,10 +99,12 @@ def over_azure(home: Path, cloud: Cloud, fuse: Fuse, seen: Callable[[bytes], Non
             fuse.moment()
 
     sys.addaudithook(moment)
+    at_home = FileSite(home / "site-at-home", Fuse(0), way=Way.WRITTEN)
     site = AzureSite(home / "site", AzureSettings.model_validate(cloud.settings), secret=cloud.secret, name="cloud")
     return dataclasses.replace(
         drill.context(home, fuse),
-        site=lambda _: site,
+        site=lambda name: at_home if name == "files" else site,
+        enrolment=lambda: EnrolmentDoor("https://dr.example.com", "AB:CD", ("dr.example.com",)),
         upload=lambda _: UploadedDelivery(site, ServedDelivery(PreparedExports(fuse)), step=_STEP),
         prepare=lambda _disks, wish, _watch: Report("Debian", (f"drivers {' '.join(wish.drivers)}",)),
     )
@@ -124,7 +129,8 @@ def carry_out(home: Path, cloud: Cloud, errands: Sequence[Errand], at: int = 0, 
         job = JobId(errand.job)
         if errand is errands[-1]:
             fuse.arm(at)
-        engine.start(errand.kind, {"subject": str(MACHINE), "failover": errand.failover}, job)
+        work = {"subject": str(MACHINE), "failover": errand.failover, **({"home": True} if errand.home else {})}
+        engine.start(errand.kind, work, job)
         until(partial(drill._has_ended, engine, job), "the job's end", pause=0.01)
         shown.append(engine.show(job).model_dump(mode="json"))
     (home / "outcome.json").write_text(json.dumps({"moments": fuse.passed, "job": shown[-1], "jobs": shown}))

@@ -41,11 +41,11 @@ def job_of(home: Path) -> dict[str, Any]:
 
 
 def ask(home: Path, hardware_id: str) -> EpochRow:
-    """An agent on this hardware asks for the stream."""
+    """An agent on this hardware asks for the stream, of the process server that it is sent to."""
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     try:
         with catalog.writing() as tx:
-            server = process_servers.get(tx, drill.SERVER)
+            server = process_servers.get(tx, machines.get(tx, MACHINE).process_server or drill.SERVER)
             wanted = catalogs.request(
                 run=hardware_id, kind=EpochKind.RESYNC, description=catalogs.description(hardware=hardware_id)
             )
@@ -256,9 +256,11 @@ def sending(committed_written: Path, tmp_path: Path) -> Path:
     return replicated(Path(shutil.copytree(committed_written, tmp_path / "home")))
 
 
-def replicated(home: Path) -> Path:
+def replicated(home: Path, hardware: str = "") -> Path:
+    """``hardware``: of the agent that was granted the stream already; empty: one of AWAY's asks for it."""
     set_state(home, MachineState.RESYNC, policy="default-failback")
-    ask(home, AWAY)
+    if not hardware:
+        ask(home, AWAY)
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     with catalog.writing() as tx:
         row = epochs.get(tx, MACHINE, 2)
