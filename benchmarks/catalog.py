@@ -43,7 +43,7 @@ from farshore.model.identifiers import new_id
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.states import CaptureMode, MachineState
 from farshore.protection.clocks import OwnClock
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 
 TARGET, WATCH_TARGET, LIST_TARGET = 200.0, 0.05, 2.0
 SECOND = 1_000_000_000
@@ -115,7 +115,7 @@ def watch_seconds(folder: Path, count: int, rounds: int) -> tuple[float, float, 
     catalog.write(policies.ensure_default)
     fill(catalog, count)
     clock = Clock()
-    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    watch = Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock))
 
     def report(which: str) -> None:
         with catalog.engine.begin() as connection:

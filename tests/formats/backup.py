@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from farshore.catalog.dump import Piece
-from farshore.configuration_server.backup_file import BackupWriter, Contents
+from farshore.configuration_server.backup_file import BackupContents, BackupWriter
 from farshore.vault import OwnerKey
 
-CONTENTS = Contents(
+CONTENTS = BackupContents(
     installation="1e9f8d0a-0000-4000-8000-00000000000a",
     vault="1e9f8d0a-0000-4000-8000-00000000000c",
     generation=2,

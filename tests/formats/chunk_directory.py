@@ -15,7 +15,7 @@ from obstore.store import MemoryStore
 
 from farshore.formats import vault_names
 from farshore.formats.container import PACK_ROW
-from farshore.vault.objects.directories import Building, Contents
+from farshore.vault.objects.directories import Building, PackContents
 from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.remote import RemoteStore
 
@@ -23,7 +23,7 @@ KEY = SealingKey(bytes(range(32)))
 DOMAIN = 7
 
 
-def golden_contents() -> list[Contents]:
+def golden_contents() -> list[PackContents]:
     """What it says."""
     found = []
     for pack, count in enumerate((3, 2)):
@@ -31,7 +31,7 @@ def golden_contents() -> list[Contents]:
         rows["stored"] = 1000 + pack * 100 + np.arange(count)
         rows["ordinal"] = 5 * pack + np.arange(count)
         hashes = (np.arange(16 * count, dtype=np.uint8) + 50 * pack).reshape(count, 16)
-        found.append(Contents(bytes([pack + 1]) * 16, hashes, rows))
+        found.append(PackContents(bytes([pack + 1]) * 16, hashes, rows))
     return found
 
 

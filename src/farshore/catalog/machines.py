@@ -25,7 +25,7 @@ def every(tx: Transaction) -> list[MachineRow]:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MachineFilter:
     """A filter for a list: machines after the name ``after``, in a state, with a policy (or, while they are away, its
     failback policy), that send to the process server with this id, whose name begins with ``prefix``."""
 
@@ -50,7 +50,7 @@ class Wanted:
         return found
 
 
-def page(tx: Transaction, wanted: Wanted, limit: int) -> list[MachineRow]:
+def page(tx: Transaction, wanted: MachineFilter, limit: int) -> list[MachineRow]:
     """Return up to ``limit`` machines by name."""
     return list(tx.scalars(select(MachineRow).where(*wanted.conditions()).order_by(MachineRow.name).limit(limit)))
 
@@ -69,7 +69,7 @@ class ListedMachine(NamedTuple):
     lag: JsonObject
 
 
-def lines(tx: Transaction, wanted: Wanted, limit: int) -> list[ListedMachine]:
+def lines(tx: Transaction, wanted: MachineFilter, limit: int) -> list[ListedMachine]:
     """Return up to ``limit`` machines by name, without what only one machine's own view needs."""
     columns = (getattr(_COLUMNS, name) for name in ListedMachine._fields)
     listed = select(*columns).where(*wanted.conditions()).order_by(_COLUMNS.name).limit(limit)

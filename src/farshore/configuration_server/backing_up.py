@@ -19,7 +19,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.dump import dump, schema
 from farshore.catalog.upgrade import newest_schema
 from farshore.configuration_server import kept_files
-from farshore.configuration_server.backup_file import BackupWriter, Contents
+from farshore.configuration_server.backup_file import BackupContents, BackupWriter
 from farshore.configuration_server.owning import installation_id
 from farshore.configuration_server.settings import Settings
 from farshore.model.errors import FarshoreError, NotFound, WrongState
@@ -35,7 +35,7 @@ class Written:
 
     path: Path
     size: int
-    contents: Contents
+    contents: BackupContents
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the program that shows it."""
@@ -57,7 +57,7 @@ def back_up(settings: Settings, path: Path, clock: Clock) -> Written:
             raise WrongState("The installation has no vault yet.", remedy="Start it first: farshore up --detach.")
         owner = open_key_file(settings.owner_key_file)
         path = path.absolute()
-        contents = Contents(
+        contents = BackupContents(
             installation_id(settings),
             row.vault,
             row.generation,
@@ -75,7 +75,7 @@ def back_up(settings: Settings, path: Path, clock: Clock) -> Written:
         catalog.close()
 
 
-def _write(settings: Settings, catalog: Catalog, writer: BackupWriter, contents: Contents) -> Contents:
+def _write(settings: Settings, catalog: Catalog, writer: BackupWriter, contents: BackupContents) -> BackupContents:
     files = kept_files.read(settings, whole=True)
     for file in files:
         writer.add(file)

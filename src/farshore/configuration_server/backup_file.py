@@ -29,7 +29,7 @@ Line = dict[str, Any] | list[Any]
 
 
 @dataclass(frozen=True)
-class Contents:
+class BackupContents:
     """What a backup holds. ``time`` in ns; ``epoch``: the highest that was granted; ``records``: for each kind, the
     newest record in the vault at that time (its generation and version), None if the vault was unreachable."""
 
@@ -82,7 +82,7 @@ class BackupWriter:
             self._seal(self._waiting[:PACK_LIMIT])
             del self._waiting[:PACK_LIMIT]
 
-    def finish(self, contents: Contents) -> int:
+    def finish(self, contents: BackupContents) -> int:
         """Write the index and put the file in its place; return its size."""
         if self._waiting:
             self._seal(self._waiting)
@@ -136,7 +136,7 @@ class Backup:
         try:
             fields = json.loads(index[:length])
             del fields["format"]
-            self.contents = Contents(**fields)
+            self.contents = BackupContents(**fields)
         except (KeyError, TypeError, ValueError) as cause:
             raise self._damaged() from cause
 

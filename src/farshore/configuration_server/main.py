@@ -45,7 +45,7 @@ from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.waiting import look as look_for_commands
 from farshore.configuration_server.watching import Watch, prune, tell
 from farshore.configuration_server.web.authenticators import ClientCertificate
-from farshore.configuration_server.web.limits import Limits
+from farshore.configuration_server.web.limits import RequestLimits
 from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
 from farshore.delivery.by_upload import upload_by
@@ -59,7 +59,7 @@ from farshore.protection.clocks import OwnClock
 from farshore.protection.installation import Installer, PushTarget, Reporter, SshTarget, TakenOff
 from farshore.protection.push.bundle import default_cache
 from farshore.protection.scrubbing import Scrubbing
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all
 from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.recovery.context import EnrolmentDoor, RecoveryContext
@@ -186,7 +186,7 @@ def serve(settings: Settings) -> None:
 
     waiting = Waiting()
     catalog.listen(COMMANDS, waiting.wake)
-    limits = Limits(catalog, clock)
+    limits = RequestLimits(catalog, clock)
     authenticators = [ClientCertificate(issuer)]
     readiness = ReadinessWatch(recovery)
     services = Services(
@@ -205,7 +205,7 @@ def serve(settings: Settings) -> None:
         waiting,
         renew,
     )
-    silence = Silence(clock, settings.give_up_process_server_after)
+    silence = SilenceWatch(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
     watch = Watch(catalog, clock, silence, own_clock)

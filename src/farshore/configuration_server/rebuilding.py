@@ -30,7 +30,7 @@ from farshore.catalog import (
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.records import AUDIT, KINDS
 from farshore.catalog.tables import EpochRow, MachineRow, PolicyRow
-from farshore.configuration_server.vault_contents import Contents
+from farshore.configuration_server.vault_contents import MachineContents
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.states import PRESENT, UNDER_WAY, FailoverState, MachineState
@@ -95,7 +95,9 @@ def highest_epoch(kept: Mapping[str, Record]) -> int:
     return max((int(row["epoch"]) for kind in ("machines", "epochs") for row in _rows(kept, kind)), default=0)
 
 
-def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Contents], how: How, now: int) -> Report:
+def rebuild(
+    catalog: Catalog, kept: Mapping[str, Record], found: Sequence[MachineContents], how: How, now: int
+) -> Report:
     """Fill an empty catalog. Raises the catalog's errors; then it remains empty."""
     report = Report(how.value)
 
@@ -116,14 +118,14 @@ def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Conten
     return report
 
 
-def end(tx: Transaction, found: Sequence[Contents], known: Container[str], report: Report, now: int) -> None:
+def end(tx: Transaction, found: Sequence[MachineContents], known: Container[str], report: Report, now: int) -> None:
     """Add what the vault holds of each machine, and close every epoch. ``known``: ids of machines that were known
     before the vault was read."""
     for one in found:
         _from_vault(tx, one, now)
     for machine in machines.every(tx):
         epochs.close_open(tx, MachineId(machine.id), now, TAKEN_OVER)
-    by_id: dict[str, Contents] = {one.machine: one for one in found}
+    by_id: dict[str, MachineContents] = {one.machine: one for one in found}
     report.machines = [_of_machine(row, by_id.get(row.id), row.id in known) for row in machines.every(tx)]
 
 
@@ -199,7 +201,7 @@ def settle_failovers(tx: Transaction, now: int) -> list[str]:
     return told
 
 
-def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
+def _from_vault(tx: Transaction, found: MachineContents, now: int) -> None:
     machine = tx.get(MachineRow, found.machine)
     if machine is None:
         if found.description is None:
@@ -240,7 +242,7 @@ def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
     points.mark_pinned(tx, machine.id, found.pinned)
 
 
-def _unknown_machine(tx: Transaction, found: Contents, now: int) -> MachineRow:
+def _unknown_machine(tx: Transaction, found: MachineContents, now: int) -> MachineRow:
     """Return a row for a machine that only the vault knows."""
     assert found.description is not None
     taken, name = {row.name for row in machines.every(tx)}, found.description.hostname or found.machine
@@ -280,7 +282,7 @@ def say(tx: Transaction, head: Record | None, how: How, now: int, of: str = "") 
     )
 
 
-def _of_machine(row: MachineRow, found: Contents | None, known: bool) -> MachineReport:
+def _of_machine(row: MachineRow, found: MachineContents | None, known: bool) -> MachineReport:
     return MachineReport(
         id=row.id,
         name=row.name,

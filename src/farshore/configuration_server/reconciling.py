@@ -18,7 +18,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.records import AUDIT, KINDS
 from farshore.configuration_server import backup_file
 from farshore.configuration_server.rebuilding import RecordReport, Report, end, put, say, settle_failovers
-from farshore.configuration_server.vault_contents import Contents
+from farshore.configuration_server.vault_contents import MachineContents
 from farshore.model.errors import Damaged, NotFound
 from farshore.vault.ownership import How
 from farshore.vault.records import Record, read_record, record_names, whole
@@ -37,7 +37,7 @@ class Kept:
     troubles: dict[str, str] = field(default_factory=dict)
 
 
-def newest_records(vault: Vault, backup: backup_file.Contents) -> Kept:
+def newest_records(vault: Vault, backup: backup_file.BackupContents) -> Kept:
     """Read the newest records. Raises the store's errors."""
     found = Kept()
     read: list[Record] = []
@@ -53,7 +53,7 @@ def newest_records(vault: Vault, backup: backup_file.Contents) -> Kept:
     return found
 
 
-def _is_newer(record: Record, backup: backup_file.Contents) -> bool:
+def _is_newer(record: Record, backup: backup_file.BackupContents) -> bool:
     if backup.records is None:
         return record.written >= backup.time
     return [record.name.generation, record.name.version] > backup.records.get(record.name.series, [0, 0])
@@ -61,9 +61,9 @@ def _is_newer(record: Record, backup: backup_file.Contents) -> bool:
 
 def reconcile(
     catalog: Catalog,
-    backup: backup_file.Contents,
+    backup: backup_file.BackupContents,
     kept: Kept,
-    found: Sequence[Contents],
+    found: Sequence[MachineContents],
     now: int,
     *,
     jobs_lost: bool,
@@ -109,7 +109,7 @@ def _forget_what_is_gone(tx: Transaction, facts: Mapping[str, Record]) -> None:
 
 
 def _put(
-    tx: Transaction, kind: str, kept: Kept, fact: Record | None, backup: backup_file.Contents, report: Report
+    tx: Transaction, kind: str, kept: Kept, fact: Record | None, backup: backup_file.BackupContents, report: Report
 ) -> None:
     if fact is not None:
         put(tx, kind, fact, report)

@@ -17,7 +17,7 @@ from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
 from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.web.authenticators import Authenticator
-from farshore.configuration_server.web.limits import Limits
+from farshore.configuration_server.web.limits import RequestLimits
 from farshore.model.ports import Clock
 from farshore.protection.point_room import PointRoom
 from farshore.protection.push.signing import ReleaseKey
@@ -36,7 +36,7 @@ class Services:
     jobs: JobEngine
     sealer: SecretSealer
     clock: Clock
-    limits: Limits
+    limits: RequestLimits
     authenticators: Sequence[Authenticator]
     """They identify a request's sender, in this order."""
     release_key: ReleaseKey

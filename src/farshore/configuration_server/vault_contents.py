@@ -33,7 +33,7 @@ class Stretch:
 
 
 @dataclass
-class Contents:
+class MachineContents:
     """The contents of one machine. ``newest`` is its newest state, None if there is none."""
 
     machine: MachineId
@@ -49,7 +49,7 @@ class Contents:
         return self.points[-1] if self.points else None
 
 
-def contents(vault: Vault) -> Iterator[Contents]:
+def contents(vault: Vault) -> Iterator[MachineContents]:
     """Yield the contents of every machine that was not erased. Raises the store's errors."""
     erased = vault.erased()
     for machine in vault.machines():
@@ -57,8 +57,8 @@ def contents(vault: Vault) -> Iterator[Contents]:
             yield _of(vault, machine)
 
 
-def _of(vault: Vault, machine: MachineId) -> Contents:
-    found = Contents(machine)
+def _of(vault: Vault, machine: MachineId) -> MachineContents:
+    found = MachineContents(machine)
     try:
         opened = vault.machine(machine)
         timeline = opened.stored.timeline()

@@ -26,7 +26,7 @@ from farshore.model.ports import Clock
 from farshore.protection import moving, server_enrolment
 from farshore.protection.attention import Attention
 from farshore.protection.clocks import OwnClock
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 from farshore.protection.watch import (
     AGENT_SILENT_AFTER,
     DAMAGE,
@@ -47,7 +47,7 @@ SETTLE_SECONDS = AGENT_SILENT_AFTER / SECOND
 class Watch:
     """Used by one thread, which calls ``look`` every few seconds."""
 
-    def __init__(self, catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock) -> None:
+    def __init__(self, catalog: Catalog, clock: Clock, silence: SilenceWatch, own: OwnClock) -> None:
         self._catalog, self._clock, self._silence, self._own = catalog, clock, silence, own
         self._attention = Attention(clock)
         self._away = 0

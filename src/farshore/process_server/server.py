@@ -17,7 +17,7 @@ from farshore.clock import SystemClock
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.copying.copies import Copies
-from farshore.process_server.copying.told import Limits
+from farshore.process_server.copying.told import ToldLimits
 from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.listener import CONNECTIONS, WORKERS, Listener
 from farshore.process_server.proving.proofs import Proofs
@@ -118,7 +118,7 @@ class ProcessServer:
             aside=aside,
         )
         self.resuming = Resuming(self.streams)
-        told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
+        told = ToldLimits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
         self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
         copying = max(1, endpoint.workers // 2)
         routes = Routes(self.streams, self.copies, self.reporter.visible, self.proofs, copying, self.bandwidth)

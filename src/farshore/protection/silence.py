@@ -24,7 +24,7 @@ class _Heard:
     looks: int = 0
 
 
-class Silence:
+class SilenceWatch:
     """Used by one thread, which looks every few seconds."""
 
     def __init__(self, clock: Clock, seconds: float = GIVEN_UP_SECONDS) -> None:

@@ -19,7 +19,7 @@ from farshore.model.identifiers import MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.protection.turns import Turns
+from farshore.protection.turns import UpkeepTurns
 from farshore.vault.machine import MachineVault
 from farshore.vault.upkeep import stored_retention
 from farshore.vault.upkeep.collection import collect
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SECOND = 1_000_000_000
 
 
-def compact_all(vault: Vault, turns: Turns) -> None:
+def compact_all(vault: Vault, turns: UpkeepTurns) -> None:
     """Write the indexes that are due, so that a point opens quickly however long its journal is."""
     for machine in _due(vault, turns):
         try:
@@ -46,7 +46,7 @@ def compact_all(vault: Vault, turns: Turns) -> None:
                 log.info("Journal indexed. machine=%s layers=%d", machine, len(made))
 
 
-def rebase_all(vault: Vault, turns: Turns) -> None:
+def rebase_all(vault: Vault, turns: UpkeepTurns) -> None:
     """Rewrite the bases that depend on too many others, so that a point reads quickly whatever came before it."""
     for machine in _due(vault, turns):
         try:
@@ -59,7 +59,7 @@ def rebase_all(vault: Vault, turns: Turns) -> None:
                 log.info("Rebased: the epoch no longer depends on another one. machine=%s epoch=%d", machine, epoch)
 
 
-def thin_all(vault: Vault, catalog: Catalog, turns: Turns) -> None:
+def thin_all(vault: Vault, catalog: Catalog, turns: UpkeepTurns) -> None:
     """Merge what the policies no longer keep, and update the catalog's list."""
     known = _policies(catalog)
     for machine in _due(vault, turns):
@@ -78,7 +78,7 @@ def _thin(vault: Vault, machine: MachineVault, catalog: Catalog, known: Mapping[
         reindex_cold(catalog, machine, plan, policy)
 
 
-def collect_all(vault: Vault, catalog: Catalog, thinning: Turns) -> None:
+def collect_all(vault: Vault, catalog: Catalog, thinning: UpkeepTurns) -> None:
     """Condemn what the policies no longer keep, and delete what was condemned long ago. Each machine's points are
     thinned at the same time, because its objects are listed then: a machine that writes nothing needs no other turn for
     that."""
@@ -142,7 +142,7 @@ class RetentionKept:
         self._written = {machine: policy for machine, policy in self._written.items() if machine in known}
 
 
-def _due(vault: Vault, turns: Turns) -> list[MachineId]:
+def _due(vault: Vault, turns: UpkeepTurns) -> list[MachineId]:
     """Return the machines that are due; the vault is only asked if there are any."""
     if not turns.begin():
         return []

@@ -55,7 +55,7 @@ def standings(catalog: Catalog) -> dict[MachineId, Standing]:
         }
 
 
-class Turns:
+class UpkeepTurns:
     """Of one kind of upkeep. ``every``: seconds between two turns of a machine that writes; ``idle``: of one without
     changes. Used by one thread; ``done`` may be called by another."""
 
@@ -111,18 +111,20 @@ class Turns:
             return self._now.keys() | self._looked.keys()
 
 
-def for_indexing(catalog: Catalog, clock: Clock) -> Turns:
+def for_indexing(catalog: Catalog, clock: Clock) -> UpkeepTurns:
     """Return the turns for indexing. A machine that writes is due whenever a group of segments can be full. For one
     that does not, a segment an hour counts, and two groups are waited for, because a turn costs a dozen lists."""
-    return Turns(lambda: standings(catalog), clock, lambda standing: standing.group, idle=2 * Tiers().segments * HOUR)
+    return UpkeepTurns(
+        lambda: standings(catalog), clock, lambda standing: standing.group, idle=2 * Tiers().segments * HOUR
+    )
 
 
-def for_rebasing(catalog: Catalog, clock: Clock) -> Turns:
+def for_rebasing(catalog: Catalog, clock: Clock) -> UpkeepTurns:
     """Return the turns for rebasing. Only another epoch makes a chain of epochs longer, and that changes the shape."""
-    return Turns(lambda: standings(catalog), clock, lambda _standing: REBASED_ANYWAY, idle=REBASED_ANYWAY)
+    return UpkeepTurns(lambda: standings(catalog), clock, lambda _standing: REBASED_ANYWAY, idle=REBASED_ANYWAY)
 
 
-def for_thinning(catalog: Catalog, clock: Clock) -> Turns:
+def for_thinning(catalog: Catalog, clock: Clock) -> UpkeepTurns:
     """Return the turns for retention. A machine that writes is due every hour; others are thinned while they are
     collected (see tending), which is once a day and so comes first."""
-    return Turns(lambda: standings(catalog), clock, lambda _standing: 0.9 * HOUR, idle=1.5 * DAY)
+    return UpkeepTurns(lambda: standings(catalog), clock, lambda _standing: 0.9 * HOUR, idle=1.5 * DAY)

@@ -14,7 +14,7 @@ from tests.waiting import until
 from farshore.api_types.machines import EpochKind
 from farshore.formats.chunk_exchange import CHUNK_ROW, Comparison
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, new_id
-from farshore.process_server.copying.told import Limits, ToldLog, sweep
+from farshore.process_server.copying.told import ToldLimits, ToldLog, sweep
 
 SIZE = 96 << 20
 CHUNKS = SIZE // CHUNK
@@ -161,7 +161,7 @@ def test_comparing_the_same_again_and_again_adds_nothing(tmp_path: Path) -> None
 
 def test_logs_keep_to_their_limits_and_end_where_they_are_full(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
-    limits = Limits(each=10_000, together=25_000)
+    limits = ToldLimits(each=10_000, together=25_000)
     for machine in (A, B, MachineId(new_id())):
         log = ToldLog(tmp_path, machine, Epoch(1), limits)
         for number in range(20):

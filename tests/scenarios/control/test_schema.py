@@ -62,7 +62,7 @@ from farshore.catalog.tables import (
 from farshore.configuration_server.discoveries import sealed_as
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.pki import replacement
-from farshore.configuration_server.web.limits import Limits
+from farshore.configuration_server.web.limits import RequestLimits
 from farshore.configuration_server.web.protocol import with_peer
 from farshore.model.errors import Unreachable
 from farshore.model.policy import ReplicationPolicy
@@ -160,7 +160,7 @@ class Api:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("check", "check_tokens"):
-            monkeypatch.setattr(Limits, name, lambda *_, **__: None)
+            monkeypatch.setattr(RequestLimits, name, lambda *_, **__: None)
         monkeypatch.setattr(offices, "NotedJobs", KnownJobs)
         for name in ("look", "try_login"):  # made-up hosts are not asked
             monkeypatch.setattr(f"farshore.configuration_server.api.vmware.{name}", _is_away)

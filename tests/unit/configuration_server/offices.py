@@ -31,7 +31,7 @@ from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.sites import OpenSites
 from farshore.configuration_server.vault_access import FixedVaultAccess
 from farshore.configuration_server.web.authenticators import Authenticator, ClientCertificate
-from farshore.configuration_server.web.limits import Limits
+from farshore.configuration_server.web.limits import RequestLimits
 from farshore.configuration_server.web.protocol import with_peer
 from farshore.delivery.served import ServedDelivery
 from farshore.export.settings import ExportSettings
@@ -134,7 +134,7 @@ class Office:
             jobs=self.jobs,
             sealer=SecretSealer(bytes(32)),
             clock=self.clock,
-            limits=Limits(catalog, self.clock),
+            limits=RequestLimits(catalog, self.clock),
             authenticators=self.authenticators,
             release_key=release_key,
             recovery=recovery,

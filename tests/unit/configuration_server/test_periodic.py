@@ -15,7 +15,7 @@ from farshore.configuration_server.periodic import FAILING, Periodic, Troubles
 from farshore.configuration_server.watching import Watch, tell
 from farshore.model.errors import TryLater
 from farshore.protection.clocks import OwnClock
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 from farshore.protection.watch import AlertCondition
 from farshore.telemetry import logs
 
@@ -44,7 +44,7 @@ def test_a_round_goes_on_after_any_error_and_an_alert_tells(tmp_path: Path, capl
     assert "UnicodeEncodeError" in alert.message
     well = Periodic("The watch", 1, lambda: None, troubles)
     well.round()
-    Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock)).look(troubles.conditions())
+    Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock)).look(troubles.conditions())
     with catalog.reading() as tx:
         assert events.open_alerts(tx) == []
     catalog.close()
@@ -81,7 +81,7 @@ def test_one_odd_machine_does_not_blind_the_watch_to_others(tmp_path: Path) -> N
         add_server(tx)
         add_machine(tx, state="protected", heartbeat={"accounts": [{"verdict": "blind"}]})
         add_machine(tx, id=other, name="db2", state="protected", last_seen=1)
-    Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock)).look()
+    Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock)).look()
     with catalog.reading() as tx:
         assert {(one.kind, one.subject) for one in events.open_alerts(tx)} >= {
             ("watch-failing", f"machine/{MACHINE}"),

@@ -17,7 +17,7 @@ from farshore.configuration_server.web import gate
 from farshore.protection import master_target_enrolment
 from farshore.protection.clocks import OwnClock
 from farshore.protection.granting import grant
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 
 OTHER = "33333333-3333-4333-8333-333333333333"
 
@@ -68,7 +68,7 @@ def test_the_machines_of_a_revoked_process_server_go_elsewhere_at_once(office: O
         machines.get(tx, MACHINE).state = "protected"
     revoked = office.certificate(Kind.PROCESS_SERVER, SERVER)
     office.certificate(Kind.PROCESS_SERVER, OTHER)
-    watch = Watch(catalog, office.clock, Silence(office.clock), OwnClock(catalog, office.clock))
+    watch = Watch(catalog, office.clock, SilenceWatch(office.clock), OwnClock(catalog, office.clock))
     watch.look()
     assert office.call("POST", f"/v1/process-servers/{SERVER}/revoke", certificate=admin).status == 204
     body = {"url": "https://10.0.2.2:9443", "version": "1"}

@@ -82,7 +82,7 @@ class World:
 
     def known(self) -> bool:
         with self.catalog.reading() as tx:
-            return machines.page(tx, machines.Wanted(), 9) != []
+            return machines.page(tx, machines.MachineFilter(), 9) != []
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from farshore.catalog import events, machines, master_targets, process_servers
 from farshore.catalog.database import Catalog
 from farshore.configuration_server.watching import SETTLE_SECONDS, Watch
 from farshore.protection.clocks import OwnClock
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 
 LOST = "99999999-9999-4999-8999-999999999999"
 AWAY = 3600.0
@@ -44,7 +44,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def started(catalog: Catalog, clock: Clock, *, begin: bool = True) -> Watch:
     clock.seconds = AWAY
-    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    watch = Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock))
     if begin:
         watch.begin()
     return watch

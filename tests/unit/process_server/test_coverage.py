@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK, DiskNumber
-from farshore.process_server.copying.coverage import PAGE, Coverage
+from farshore.process_server.copying.coverage import PAGE, CopyCoverage
 
 ONE, TWO = DiskNumber(0), DiskNumber(3)
 
 
 @pytest.fixture
-def coverage() -> Coverage:
-    return Coverage([(ONE, 10 * CHUNK), (TWO, 2 * CHUNK + 512)])
+def coverage() -> CopyCoverage:
+    return CopyCoverage([(ONE, 10 * CHUNK), (TWO, 2 * CHUNK + 512)])
 
 
-def test_what_is_missing_is_said(coverage: Coverage) -> None:
+def test_what_is_missing_is_said(coverage: CopyCoverage) -> None:
     assert "10 of 10 chunks of disk 0, the first at 0" in coverage.missing()
     coverage.add_run(ONE, 0, np.ones(4, np.bool_))
     coverage.add_run(ONE, 4, np.array([True, False, True, True, True, True]))
@@ -32,19 +32,19 @@ def test_what_is_missing_is_said(coverage: Coverage) -> None:
     assert coverage.told == 13
 
 
-def test_a_chunk_told_twice_counts_once_and_a_miss_takes_nothing_back(coverage: Coverage) -> None:
+def test_a_chunk_told_twice_counts_once_and_a_miss_takes_nothing_back(coverage: CopyCoverage) -> None:
     coverage.add(ONE, np.array([7, 7]))
     coverage.add_run(ONE, 7, np.array([False]))
     assert coverage.told == 1
 
 
 @pytest.mark.parametrize("chunk", [-1, 10, 1 << 40])
-def test_chunks_outside_the_disk_are_refused(coverage: Coverage, chunk: int) -> None:
+def test_chunks_outside_the_disk_are_refused(coverage: CopyCoverage, chunk: int) -> None:
     with pytest.raises(Malformed):
         coverage.add(ONE, np.array([chunk], np.int64))
 
 
-def test_runs_outside_the_disk_and_unknown_disks_are_refused(coverage: Coverage) -> None:
+def test_runs_outside_the_disk_and_unknown_disks_are_refused(coverage: CopyCoverage) -> None:
     with pytest.raises(Malformed):
         coverage.add_run(ONE, 8, np.ones(3, np.bool_))
     with pytest.raises(Malformed):
@@ -52,11 +52,11 @@ def test_runs_outside_the_disk_and_unknown_disks_are_refused(coverage: Coverage)
 
 
 def test_no_disk_is_whole_at_once() -> None:
-    assert Coverage([]).missing() == ""
+    assert CopyCoverage([]).missing() == ""
 
 
 def test_inherited_chunks_need_not_be_told() -> None:
-    coverage = Coverage([(ONE, 10 * CHUNK), (TWO, 2 * CHUNK)], {ONE: 8})
+    coverage = CopyCoverage([(ONE, 10 * CHUNK), (TWO, 2 * CHUNK)], {ONE: 8})
     assert coverage.told == 0
     assert coverage.ranges_missing(10) == [(ONE, 8, 2), (TWO, 0, 2)]
     coverage.add(ONE, np.array([8, 9]))
@@ -65,7 +65,7 @@ def test_inherited_chunks_need_not_be_told() -> None:
     assert coverage.told == 4
 
 
-def test_missing_ranges_are_told_a_few_at_a_time(coverage: Coverage) -> None:
+def test_missing_ranges_are_told_a_few_at_a_time(coverage: CopyCoverage) -> None:
     coverage.add(ONE, np.array([0, 3, 4, 9]))
     assert coverage.ranges_missing(10) == [(ONE, 1, 2), (ONE, 5, 4), (TWO, 0, 3)]
     assert coverage.ranges_missing(2) == [(ONE, 1, 2), (ONE, 5, 4)]
@@ -80,7 +80,7 @@ def test_over_pages_it_is_what_one_flag_a_chunk_would_be(
     inherited: int, runs: list[tuple[int, int]], seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    coverage = Coverage([(ONE, CHUNKS * CHUNK - 512)], {ONE: inherited})
+    coverage = CopyCoverage([(ONE, CHUNKS * CHUNK - 512)], {ONE: inherited})
     flags = np.zeros(CHUNKS, np.bool_)
     flags[:inherited] = True
     for number, (first, length) in enumerate(runs):
@@ -107,7 +107,7 @@ def test_memory_follows_what_was_told_and_not_what_was_declared() -> None:
     size = 32 << 40
     tracemalloc.start()
     try:
-        coverage = Coverage([(ONE, size), (TWO, (1 << 63) - 1)], {TWO: 1 << 46})
+        coverage = CopyCoverage([(ONE, size), (TWO, (1 << 63) - 1)], {TWO: 1 << 46})
         coverage.add_run(ONE, 1000, np.ones(10, np.bool_))
         coverage.add(ONE, np.array([size // CHUNK - 1]))
         assert coverage.ranges_missing(1000)[:3] == [

@@ -17,7 +17,7 @@ from farshore.catalog.tables import DifferenceRow, MachineRow
 from farshore.configuration_server.watching import Watch
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.clocks import OwnClock
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 from farshore.protection.watch import DIFFERS, conditions
 
 OTHER = "33333333-3333-4333-8333-333333333333"
@@ -85,7 +85,7 @@ def test_alerts_are_those_of_a_watch_that_reads_all_machines(catalog: Catalog, s
         for number in range(8):
             add_machine(tx, id=name(number), name=f"m{number}", state="protected")
     own = OwnClock(catalog, clock)
-    watch = Watch(catalog, clock, Silence(clock), own)
+    watch = Watch(catalog, clock, SilenceWatch(clock), own)
     raised = 0
     for _ in range(80):
         clock.seconds += dice.choice((1, 2, 2, 2, 9))
@@ -144,7 +144,7 @@ def test_a_machine_that_is_well_is_seldom_asked_for_and_never_read(
         for number in range(20):
             add_machine(tx, id=name(number), name=f"m{number}", state="protected", heartbeat={"mode": "data"},
                         clock_behind=9.0 if number == 0 else 0.0)  # fmt: skip
-    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    watch = Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock))
     rounds = 0
     for second in range(0, 240, 2):
         clock.seconds = float(second)
@@ -173,7 +173,7 @@ def test_what_makes_a_machine_late_at_once_is_seen_at_once(catalog: Catalog) -> 
         for number, newest in enumerate((NOW - 100 * SECOND, 0)):
             add_machine(tx, id=name(number), name=f"m{number}", state="protected", policy="gold", last_seen=NOW,
                         newest_point_time=newest)  # fmt: skip
-    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    watch = Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock))
 
     def late() -> set[str]:
         watch.look()
@@ -195,7 +195,7 @@ def test_moves_are_decided_as_soon_as_one_is_due(catalog: Catalog) -> None:
         for server in (SERVER, OTHER):
             add_server(tx, server)
         add_machine(tx, state="protected", last_seen=NOW, newest_point_time=NOW, process_server=SERVER)
-    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    watch = Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock))
     watch.look()
     with catalog.writing() as tx:
         assert machines.every(tx)[0].process_server == SERVER
@@ -223,7 +223,7 @@ def test_an_alert_of_a_difference_says_where_it_is_as_soon_as_that_is_known(cata
         heartbeat = {"mode": "data", "proof": {"differing": 2}}
         add_machine(tx, id=name(0), name="m0", state="resync", last_seen=NOW, newest_point_time=NOW,
                     heartbeat=heartbeat)  # fmt: skip
-    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    watch = Watch(catalog, clock, SilenceWatch(clock), OwnClock(catalog, clock))
     assert alert() == "2 chunks of the copy of m0 differ from its disks and are not proven equal again."
     for chunk in (1, 2):
         differed(chunk)

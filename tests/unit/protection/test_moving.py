@@ -16,7 +16,7 @@ from farshore.model.errors import Moved
 from farshore.protection import moving, reports
 from farshore.protection.granting import grant
 from farshore.protection.moving import Move, decide
-from farshore.protection.silence import LEAST_LOOKS, Silence
+from farshore.protection.silence import LEAST_LOOKS, SilenceWatch
 
 A, B = "aaaaaaaa-0000-4000-8000-000000000000", "bbbbbbbb-0000-4000-8000-000000000000"
 
@@ -177,7 +177,7 @@ class Clock:
 
 def test_a_server_is_given_up_after_a_silence_that_was_listened_to() -> None:
     clock, one = Clock(), server("a")
-    silence = Silence(clock, seconds=20)
+    silence = SilenceWatch(clock, seconds=20)
     for step in range(10):
         clock.time = step * 2.0
         assert silence.given_up([one]) == set()
@@ -189,7 +189,7 @@ def test_a_server_is_given_up_after_a_silence_that_was_listened_to() -> None:
 
 def test_a_watch_that_slept_itself_gives_nobody_up_at_once() -> None:
     clock, one = Clock(), server("a")
-    silence = Silence(clock, seconds=20)
+    silence = SilenceWatch(clock, seconds=20)
     silence.given_up([one])
     clock.time = 3600.0
     for _ in range(LEAST_LOOKS - 1):
@@ -199,7 +199,7 @@ def test_a_watch_that_slept_itself_gives_nobody_up_at_once() -> None:
 
 def test_one_that_never_came_is_not_given_up() -> None:
     clock, one = Clock(), server("a", registered=0)
-    silence = Silence(clock, seconds=1)
+    silence = SilenceWatch(clock, seconds=1)
     for step in range(20):
         clock.time = float(step)
         assert silence.given_up([one]) == set()

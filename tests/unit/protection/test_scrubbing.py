@@ -14,7 +14,7 @@ from farshore.catalog.database import Catalog
 from farshore.configuration_server.watching import Watch
 from farshore.protection.clocks import OwnClock
 from farshore.protection.scrubbing import Scrubbing
-from farshore.protection.silence import Silence
+from farshore.protection.silence import SilenceWatch
 
 DAY = 86400 * 1_000_000_000
 
@@ -52,7 +52,7 @@ def test_damage_is_told_until_the_newest_point_is_whole(catalog: Catalog) -> Non
         add_machine(tx, id=machine.id, state="enrolled")
     days = Days()
     scrubbing = Scrubbing(lambda: machine.vault, catalog, days, days=10)
-    watch = Watch(catalog, days, Silence(days), OwnClock(catalog, days))
+    watch = Watch(catalog, days, SilenceWatch(days), OwnClock(catalog, days))
 
     def pass_days(count: int) -> None:
         for _ in range(count):

@@ -18,7 +18,7 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all, thinned
-from farshore.protection.turns import Turns
+from farshore.protection.turns import UpkeepTurns
 from farshore.vault.upkeep import pins, stored_retention
 from farshore.vault.upkeep.rebase import LONGEST_CHAIN
 
@@ -34,9 +34,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     made.close()
 
 
-def everybody() -> Turns:
+def everybody() -> UpkeepTurns:
     """It is every machine's turn."""
-    return Turns(dict, FakeClock(), lambda _: 0.0)
+    return UpkeepTurns(dict, FakeClock(), lambda _: 0.0)
 
 
 def long_lived(seed: int) -> Machine:

@@ -16,7 +16,7 @@ from farshore.catalog.database import Catalog
 from farshore.model.identifiers import MachineId
 from farshore.protection.granting import grant
 from farshore.protection.tending import collect_all, compact_all, rebase_all, thin_all
-from farshore.protection.turns import DAY, Standing, Turns, for_indexing, for_rebasing, for_thinning, standings
+from farshore.protection.turns import DAY, Standing, UpkeepTurns, for_indexing, for_rebasing, for_thinning, standings
 from farshore.vault.stores.counted import CountedStore
 from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import Vault
@@ -39,7 +39,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def test_a_machine_that_stands_as_before_is_left_for_a_day(clock: FakeClock) -> None:
     now = {A: STANDING}
-    turns = Turns(lambda: now, clock, lambda one: one.group)
+    turns = UpkeepTurns(lambda: now, clock, lambda one: one.group)
     assert turns.begin()
     assert turns.due(A)
     turns.done(A)
@@ -53,7 +53,7 @@ def test_a_machine_that_stands_as_before_is_left_for_a_day(clock: FakeClock) -> 
 
 def test_one_that_writes_is_due_when_there_may_be_enough(clock: FakeClock) -> None:
     now = {A: STANDING}
-    turns = Turns(lambda: now, clock, lambda one: one.group)
+    turns = UpkeepTurns(lambda: now, clock, lambda one: one.group)
     turns.begin()
     turns.done(A)
     now = {A: replace(STANDING, written=11)}
@@ -69,7 +69,7 @@ def test_one_that_writes_is_due_when_there_may_be_enough(clock: FakeClock) -> No
 
 def test_another_epoch_or_policy_is_looked_at_at_once_and_what_failed_again(clock: FakeClock) -> None:
     now = {A: STANDING}
-    turns = Turns(lambda: now, clock, lambda one: one.group)
+    turns = UpkeepTurns(lambda: now, clock, lambda one: one.group)
     turns.begin()
     assert turns.begin(), "it was not done"
     turns.done(A)
@@ -80,7 +80,7 @@ def test_another_epoch_or_policy_is_looked_at_at_once_and_what_failed_again(cloc
 
 def test_who_is_not_in_the_vault_costs_nothing_until_something_of_it_comes(clock: FakeClock) -> None:
     now = {A: STANDING, B: STANDING}
-    turns = Turns(lambda: now, clock, lambda one: one.group)
+    turns = UpkeepTurns(lambda: now, clock, lambda one: one.group)
     turns.begin()
     turns.skip({A})
     turns.done(A)

@@ -135,9 +135,9 @@ def list_summaries(
 
 def _wanted(
     tx: Transaction, after: str, state: MachineState | None, policy: str | None, process_server: str | None
-) -> machines.Wanted:
+) -> machines.MachineFilter:
     server = None if process_server is None else process_servers.get(tx, process_server).id
-    return machines.Wanted(after, state, policy, server)
+    return machines.MachineFilter(after, state, policy, server)
 
 
 @router.post("", status_code=202)

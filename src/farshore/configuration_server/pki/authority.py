@@ -31,7 +31,7 @@ MINIMUM_RSA_BITS = 2048
 
 
 @dataclass(frozen=True)
-class Issued:
+class SignedCertificate:
     """A signed certificate. Times are ns since 1970 UTC, the serial is lower-case hex."""
 
     certificate: str
@@ -117,7 +117,7 @@ class Authority:
         names: Sequence[str] = (),
         days: int = LEAF_DAYS,
         mark: str = "",
-    ) -> Issued:
+    ) -> SignedCertificate:
         """Sign a PEM PKCS#10 request for ``holder``. Only its public key is used: its other statements are ignored.
         Raises Malformed."""
         try:
@@ -140,7 +140,7 @@ class Authority:
         names: Sequence[str] = (),
         days: int = LEAF_DAYS,
         mark: str = "",
-    ) -> tuple[Issued, str]:
+    ) -> tuple[SignedCertificate, str]:
         """Return a certificate with a new key: (certificate, private key as PEM)."""
         key = ec.generate_private_key(ec.SECP256R1())
         return self._sign(key.public_key(), holder, now, names, days, mark), private_pem(key)
@@ -153,7 +153,7 @@ class Authority:
         names: Sequence[str],
         days: int,
         mark: str = "",
-    ) -> Issued:
+    ) -> SignedCertificate:
         serial = x509.random_serial_number()
         ends = min(now + datetime.timedelta(days=days), self._certificate.not_valid_after_utc)
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -179,7 +179,7 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return Issued(_pem(certificate), f"{serial:x}", _nanoseconds(now), _nanoseconds(ends))
+        return SignedCertificate(_pem(certificate), f"{serial:x}", _nanoseconds(now), _nanoseconds(ends))
 
 
 def general_name(name: str) -> x509.GeneralName:

@@ -11,7 +11,7 @@ from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CertificateRow
 from farshore.clock import utc
 from farshore.configuration_server.identity import Identity, Peer
-from farshore.configuration_server.pki.authority import Authority, Issued
+from farshore.configuration_server.pki.authority import Authority, SignedCertificate
 from farshore.configuration_server.pki.replacement import Authorities
 from farshore.model.errors import Unauthenticated
 from farshore.model.ports import Clock
@@ -103,7 +103,7 @@ class Issuer:
         issued, key = self.authority.issue(holder, utc(self._clock), names, mark=self.authorities.mark)
         return self._note(tx, holder, issued), key
 
-    def _note(self, tx: Transaction, holder: Identity, issued: Issued) -> str:
+    def _note(self, tx: Transaction, holder: Identity, issued: SignedCertificate) -> str:
         row = CertificateRow(
             serial=issued.serial,
             kind=holder.kind.value,

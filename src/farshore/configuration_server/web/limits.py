@@ -56,7 +56,7 @@ TOLD, TOLD_BY_ONE = (300, 1 / 10), (30, 1 / 60)
 """Limit of refused requests in the audit log: of all, and of one address. Under a flood that is 4 MB a day."""
 
 
-class Limits:
+class RequestLimits:
     """Of one installation. Safe to use from several threads."""
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:

@@ -46,7 +46,7 @@ Table = DefaultDict[DiskNumber, Spans[Value]]
 """By disk."""
 
 
-class Coverage:
+class ProofCoverage:
     """Safe to use from several threads."""
 
     def __init__(self, path: Optional[Path]) -> None:

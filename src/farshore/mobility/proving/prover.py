@@ -27,8 +27,8 @@ from farshore.mobility.proving.edges import copied_blocks, edge_chunks
 from farshore.mobility.proving.grouping import RUN_CHUNKS, by_disk, neighbours, small_groups
 from farshore.mobility.proving.proving import Demand, Proving
 from farshore.mobility.proving.sparing import STARVED, Sparing
-from farshore.mobility.proving.turns import Turns
-from farshore.mobility.proving.watch import Chunks, Watch
+from farshore.mobility.proving.turns import ProofTurns
+from farshore.mobility.proving.watch import Chunks, ChunkWatch
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.stream.pump import Milestone, Pump
 from farshore.mobility.stream.records import Piece
@@ -128,7 +128,7 @@ class Prover:
         plane: Comparer,
         clock: Clock,
         courtesy: Courtesy,
-        watch: Watch,
+        watch: ChunkWatch,
     ) -> None:
         """``watch``: it sees all records of the epoch, from its beginning on."""
         self._proving = proving
@@ -154,7 +154,7 @@ class Prover:
         self._short = 0
         """Number of chunks that the last round read before it was interrupted; 0: it was not."""
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
-        self._turns = Turns(clock)
+        self._turns = ProofTurns(clock)
 
     def run(self, stop: threading.Event) -> None:
         """Prove the copy until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
@@ -577,7 +577,7 @@ class Prover:
             raise Stopped
 
 
-def note_discards(watch: Watch, proving: Proving) -> None:
+def note_discards(watch: ChunkWatch, proving: Proving) -> None:
     """Record what was discarded since the last call: its content on the disk is undefined."""
     for disk, first, end in watch.discarded():
         proving.coverage.discarded(disk, first, end)

@@ -19,7 +19,7 @@ from farshore.api_types.machines import ProofRun, ProofStanding
 from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.copying.disk_reader import CopiedDisk
-from farshore.mobility.proving.coverage import Coverage, Proven
+from farshore.mobility.proving.coverage import ProofCoverage, Proven
 from farshore.mobility.proving.edges import left_out_chunks
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber
 from farshore.model.ports import Clock
@@ -81,7 +81,7 @@ class Proving:
     """One for the life of the agent. Safe to use from several threads."""
 
     def __init__(self, path: Optional[Path], clock: Clock) -> None:
-        self.coverage = Coverage(path)
+        self.coverage = ProofCoverage(path)
         self.pace = PACE
         """Bytes a second that are read; 0: only requested proofs."""
         self.paused = ""

@@ -19,7 +19,7 @@ MOST = 2048
 Chunk = Tuple[DiskNumber, int]
 
 
-class Turns:
+class ProofTurns:
     """Used by one thread."""
 
     def __init__(self, clock: Clock) -> None:

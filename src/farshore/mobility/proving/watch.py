@@ -31,7 +31,7 @@ Chunks = npt.NDArray[np.int64]
 """Sorted numbers of chunks."""
 
 
-class Watch:
+class ChunkWatch:
     """One thread shows records, another one asks."""
 
     def __init__(self) -> None:

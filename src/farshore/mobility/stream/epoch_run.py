@@ -29,7 +29,7 @@ from farshore.mobility.copying.overlay_copy import OverlayCopy, dirty_pieces
 from farshore.mobility.copying.progress import CopyProgress
 from farshore.mobility.proving.prover import Prover, note_discards
 from farshore.mobility.proving.proving import Proving
-from farshore.mobility.proving.watch import Watch
+from farshore.mobility.proving.watch import ChunkWatch
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.stream.backlog import Backlog
 from farshore.mobility.stream.batches import Journal
@@ -74,7 +74,7 @@ class EpochRun:
         self._proving = parts.proving or Proving(None, clock)
         self._proves = parts.proving is not None
         self._proof: Optional[Worker] = None
-        self._chunk_watch = Watch()
+        self._chunk_watch = ChunkWatch()
         self.grant = grant
         self._machine = parts.machine
         self._epoch = Epoch(grant.epoch)

@@ -29,8 +29,8 @@ from farshore.model.errors import Damaged, NotFound, TryLater, WrongState
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.machine import DiskDescription, MachineDescription, NicDescription
 from farshore.model.position import Position
-from farshore.process_server.copying.coverage import Coverage
-from farshore.process_server.copying.told import LIMITS, Limits, ToldLog, sweep
+from farshore.process_server.copying.coverage import CopyCoverage
+from farshore.process_server.copying.told import LIMITS, ToldLimits, ToldLog, sweep
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.objects.base_copy import BaseCopy
@@ -55,8 +55,8 @@ class Copy:
         self._description = grant.description
         self._base = self._begin(disks, parent)
         self.parent = self._base.parent
-        self._coverage = Coverage(disks, self._inherited(disks))
-        self._noted = Coverage(disks)
+        self._coverage = CopyCoverage(disks, self._inherited(disks))
+        self._noted = CopyCoverage(disks)
         """What is in the log."""
         self._lock = threading.Lock()
         self._completing = threading.Lock()
@@ -201,7 +201,7 @@ class Copy:
 class Copies:
     """Copies by stream. Safe to use from several threads."""
 
-    def __init__(self, streams: Streams, folder: Path, limits: Limits = LIMITS) -> None:
+    def __init__(self, streams: Streams, folder: Path, limits: ToldLimits = LIMITS) -> None:
         """``folder`` has the logs of received comparisons, within ``limits``."""
         self._streams = streams
         self._limits = limits

@@ -24,7 +24,7 @@ PAGE = 4096
 Told = npt.NDArray[np.bool_]
 
 
-class Coverage:
+class CopyCoverage:
     """``inherited``: by disk, how many of its first chunks need not be reported, because they are the parent's. Not
     thread-safe: its owner holds a lock."""
 

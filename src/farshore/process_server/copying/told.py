@@ -33,20 +33,20 @@ _SUFFIX = ".told"
 _ABANDONED_SECONDS = 30 * 86400.0
 
 
-class Limits(NamedTuple):
+class ToldLimits(NamedTuple):
     """Bytes of one machine's log, and of all logs in the folder."""
 
     each: int = 512 << 20
     together: int = 2 << 30
 
 
-LIMITS = Limits()
+LIMITS = ToldLimits()
 
 
 class ToldLog:
     """The log of one epoch's copy. Comparisons may be added by several threads."""
 
-    def __init__(self, folder: Path, machine: MachineId, epoch: Epoch, limits: Limits = LIMITS) -> None:
+    def __init__(self, folder: Path, machine: MachineId, epoch: Epoch, limits: ToldLimits = LIMITS) -> None:
         self._limits = limits
         self.path = folder / f"{machine}-{epoch}{_SUFFIX}"
         self._lock = threading.Lock()

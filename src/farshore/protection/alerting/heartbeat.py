@@ -13,7 +13,7 @@ from farshore.catalog.tables import PolicyRow
 from farshore.model.errors import WrongState
 from farshore.protection.alerting.calls import call, check_url
 from farshore.protection.alerting.message import Message
-from farshore.protection.alerting.port import Wanted, checked, one_line
+from farshore.protection.alerting.port import WantedSetting, checked, one_line
 from farshore.protection.watch import WATCHED, rpo_seconds
 
 
@@ -21,7 +21,7 @@ class HeartbeatUrl:
     """``every``: seconds between two calls. ``ca``: see ``calls``."""
 
     def __init__(self, settings: Mapping[str, Setting], secret: str) -> None:
-        found = checked(settings, {"every": Wanted(int, 60), "ca": Wanted(str, "")})
+        found = checked(settings, {"every": WantedSetting(int, 60), "ca": WantedSetting(str, "")})
         self.every, self._ca = max(10, int(found["every"])), str(found["ca"])
         self._url = check_url(one_line(secret, "a URL"))
 

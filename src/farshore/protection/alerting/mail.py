@@ -14,18 +14,18 @@ from pathlib import Path
 from farshore.api_types.sites import Setting
 from farshore.model.errors import FarshoreError, Malformed, Refused, Unreachable
 from farshore.protection.alerting.message import Message
-from farshore.protection.alerting.port import Wanted, checked
+from farshore.protection.alerting.port import WantedSetting, checked
 
 _SECONDS = 15.0
 _PORTS = {"tls": 465, "starttls": 587, "none": 25}
 _WANTED = {
-    "host": Wanted(str),
-    "to": Wanted(str),
-    "from": Wanted(str),
-    "encryption": Wanted(str, "starttls"),
-    "port": Wanted(int, 0),
-    "user": Wanted(str, ""),
-    "ca": Wanted(str, ""),
+    "host": WantedSetting(str),
+    "to": WantedSetting(str),
+    "from": WantedSetting(str),
+    "encryption": WantedSetting(str, "starttls"),
+    "port": WantedSetting(int, 0),
+    "user": WantedSetting(str, ""),
+    "ca": WantedSetting(str, ""),
 }
 
 

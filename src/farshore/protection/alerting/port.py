@@ -23,14 +23,14 @@ class Channel(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedSetting:
     """One setting of a kind. ``default`` None: it is required."""
 
     kind: type
     default: Setting | None = None
 
 
-def checked(settings: Mapping[str, Setting], wanted: Mapping[str, Wanted]) -> dict[str, Setting]:
+def checked(settings: Mapping[str, Setting], wanted: Mapping[str, WantedSetting]) -> dict[str, Setting]:
     """Return all settings of a kind, with their defaults. Raises Malformed."""
     names = ", ".join(wanted) or "none"
     for name in settings:

@@ -18,7 +18,7 @@ from farshore.model.errors import Malformed
 from farshore.model.identifiers import new_id
 from farshore.protection.alerting.calls import call, check_url
 from farshore.protection.alerting.message import Message
-from farshore.protection.alerting.port import Wanted, checked
+from farshore.protection.alerting.port import WantedSetting, checked
 
 _PREFIX = "whsec_"
 _LEAST_KEY_BYTES = 24
@@ -33,7 +33,7 @@ class Webhook:
     """``secret``: the URL, and on a second line the signing key. ``ca``: see ``calls``."""
 
     def __init__(self, settings: Mapping[str, Setting], secret: str) -> None:
-        self._ca = str(checked(settings, {"ca": Wanted(str, "")})["ca"])
+        self._ca = str(checked(settings, {"ca": WantedSetting(str, "")})["ca"])
         lines = secret.split()
         if len(lines) != 2:
             raise Malformed("The secret must be a URL and a signing key.", remedy="Give them with --secret-file.")

@@ -40,7 +40,7 @@ _UNREADABLE = (Damaged, NotFound, Unsupported, WrongKey)
 Sizes = npt.NDArray[np.uint64]
 
 
-class Contents(NamedTuple):
+class PackContents(NamedTuple):
     """What a chunk pack holds: the first 16 bytes of each hash, shape (n, 16); and its pack table, without ``raw``."""
 
     salt: bytes
@@ -68,7 +68,7 @@ class Directory:
         """The packs that it covers."""
         return np.ascontiguousarray(self.index.covered["salt"]).view(np.uint8).reshape(-1, 16)
 
-    def contents(self, wanted: npt.NDArray[np.bool_]) -> Iterator[Contents]:
+    def contents(self, wanted: npt.NDArray[np.bool_]) -> Iterator[PackContents]:
         """Yield what these of its packs hold. Reads all of the object. Raises Damaged, NotFound."""
         rows = np.frombuffer(b"".join(self._opened.read_packs(range(len(self.index.packs)))), ROW)
         ends = np.cumsum(self.index.covered["chunks"], dtype=np.int64)
@@ -77,14 +77,14 @@ class Directory:
             yield _contents(self.salts[number].tobytes(), rows[int(ends[number]) - count : int(ends[number])])
 
 
-def _contents(salt: bytes, rows: Rows) -> Contents:
+def _contents(salt: bytes, rows: Rows) -> PackContents:
     table = np.zeros(len(rows), PACK_ROW)
     table["stored"], table["ordinal"] = rows["stored"], rows["ordinal"]
     hashes = np.ascontiguousarray(rows["hash"]).view(np.uint8).reshape(-1, 16)
-    return Contents(salt, hashes, table)
+    return PackContents(salt, hashes, table)
 
 
-def fits(contents: Contents, size: int) -> bool:
+def fits(contents: PackContents, size: int) -> bool:
     """Return whether a pack of ``size`` bytes may hold that."""
     return HEADER_BYTES + int(contents.rows["stored"].sum(dtype=np.int64)) < size
 
@@ -156,12 +156,12 @@ def _by_size(one: Directory) -> tuple[int, str]:
     return -len(one.index.covered), one.name
 
 
-def _all(sources: Iterable[Iterator[Contents]]) -> Iterator[Contents]:
+def _all(sources: Iterable[Iterator[PackContents]]) -> Iterator[PackContents]:
     for one in sources:
         yield from one
 
 
-def _rest_of(one: Directory, there: SaltSet, covered: npt.NDArray[np.bool_]) -> Iterator[Contents]:
+def _rest_of(one: Directory, there: SaltSet, covered: npt.NDArray[np.bool_]) -> Iterator[PackContents]:
     """What an object that goes names and no other does."""
     try:
         places = there.places(one.salts)
@@ -172,17 +172,17 @@ def _rest_of(one: Directory, there: SaltSet, covered: npt.NDArray[np.bool_]) -> 
         _log.warning("A chunk directory is passed over: %s", error)
 
 
-def _opened_packs(store: Store, key: SealingKey, domain: int, salts: Salts, sizes: Sizes) -> Iterator[Contents]:
+def _opened_packs(store: Store, key: SealingKey, domain: int, salts: Salts, sizes: Sizes) -> Iterator[PackContents]:
     """What packs hold, by their own indexes; those that cannot be read are left out."""
 
-    def opened(salt: bytes, size: int) -> Contents | None:
+    def opened(salt: bytes, size: int) -> PackContents | None:
         name = vault_names.chunk_pack(salt, domain)
         try:
             index = open_object(store, key, name, size, Kind.CHUNK_PACK).index
             hashes, rows = chunk_pack.decode_index(index, name)
         except _UNREADABLE:
             return None
-        return Contents(salt, hashes[:, :16], rows)
+        return PackContents(salt, hashes[:, :16], rows)
 
     with ThreadPoolExecutor(_READERS) as readers:
         for first in range(0, len(salts), _AT_ONCE):
@@ -207,7 +207,7 @@ class Building:
         """Whether it is as large as one gets."""
         return len(self.salts) >= PACKS or self._count >= _CHUNKS
 
-    def add(self, contents: Contents) -> None:
+    def add(self, contents: PackContents) -> None:
         """Add one more pack to the directory."""
         rows = np.zeros(len(contents.rows), ROW)
         rows["hash"] = np.ascontiguousarray(contents.hashes).view("V16")[:, 0]

@@ -8,7 +8,7 @@ from blake3 import blake3
 
 from farshore.formats.chunk_pack import Hashes
 from farshore.formats.container import PackRows
-from farshore.vault.objects.directories import Contents
+from farshore.vault.objects.directories import PackContents
 from farshore.vault.upkeep.salts import Salts, SaltSet, as_salts
 
 _DIGEST_BYTES = 8
@@ -32,7 +32,7 @@ class HeldPacks:
         """Return which of a domain's packs are there."""
         return self._domain(domain)[0].contains(salts)
 
-    def agrees(self, domain: int, told: Contents) -> bool:
+    def agrees(self, domain: int, told: PackContents) -> bool:
         """Return whether a directory says of a pack what the pack's own index does; also if that cannot be read."""
         held, digests = self._domain(domain)
         place = int(held.places(as_salts(told.salt))[0])

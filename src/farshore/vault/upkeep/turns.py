@@ -40,7 +40,7 @@ _LONGEST_PUT = 24 * 3600.0
 
 
 @dataclass
-class Upkeep:
+class UpkeepReport:
     """What a run did. ``troubles`` has the error of each machine whose part failed; the others were done."""
 
     layers: int = 0
@@ -54,10 +54,10 @@ class Upkeep:
     troubles: dict[MachineId, FarshoreError] = field(default_factory=dict)
 
 
-def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
+def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> UpkeepReport:
     """Sweep, compact, apply retention, rebase, collect. Of a machine that is damaged everything stays, and the others
     are looked after. May be stopped and repeated at any time, and run on several servers at once."""
-    done = Upkeep(swept=sweep(vault))
+    done = UpkeepReport(swept=sweep(vault))
     leases = live_leases(vault.store, vault.upkeep_key, time.time_ns())
     erased = vault.erased()
     for machine_id in vault.machines():

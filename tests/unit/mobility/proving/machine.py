@@ -19,7 +19,7 @@ from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.prover import Prover
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.proving.sparing import Sparing
-from farshore.mobility.proving.watch import Watch
+from farshore.mobility.proving.watch import ChunkWatch
 from farshore.mobility.stream.pump import Milestone
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
@@ -98,7 +98,7 @@ class Machine:
         self.path.write_bytes(np.random.default_rng(1).bytes(self.size if contents else 0))
         self.server = ProcessServerDouble({0: self.size if contents else 0})
         self.server.base[0][:] = np.fromfile(self.path, np.uint8)
-        self.capture, self.watch = CaptureDouble(), Watch()
+        self.capture, self.watch = CaptureDouble(), ChunkWatch()
         self.proving = proving or Proving(None, self.clock)
         self.proving.wake = Waiting(self.clock)
         self.disk = CopiedDisk(ONE, self.path, self.size, excluded)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from farshore.mobility.proving.coverage import Coverage, Proven
+from farshore.mobility.proving.coverage import ProofCoverage, Proven
 from farshore.mobility.proving.spans import Spans, runs
 from farshore.model.identifiers import DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
@@ -75,7 +75,7 @@ def test_outwards_all_that_was_put_stays(seed: int) -> None:
 
 
 def test_doubts_come_first_then_what_was_never_proven_then_the_oldest():
-    coverage = Coverage(None)
+    coverage = ProofCoverage(None)
     coverage.fit({ONE: 10, TWO: 4})
     assert coverage.next(100, NOW) == [(ONE, 0, 10), (TWO, 0, 4)]
     coverage.prove(ONE, range(10), at(1))
@@ -92,7 +92,7 @@ def test_doubts_come_first_then_what_was_never_proven_then_the_oldest():
 
 
 def test_what_a_clock_that_was_ahead_has_left_is_proven_as_if_long_ago():
-    coverage = Coverage(None)
+    coverage = ProofCoverage(None)
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(4), at(9000))
     coverage.prove(ONE, range(4, 10), at(1))
@@ -105,7 +105,7 @@ def test_what_a_clock_that_was_ahead_has_left_is_proven_as_if_long_ago():
 
 
 def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
-    coverage = Coverage(None)
+    coverage = ProofCoverage(None)
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(10), at(1, 7))
     coverage.prove(ONE, [3], at(5, 9))
@@ -125,7 +125,7 @@ def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
 
 
 def test_a_discarded_chunk_that_differs_is_no_difference_until_it_was_proven():
-    coverage = Coverage(None)
+    coverage = ProofCoverage(None)
     coverage.fit({ONE: 10})
     coverage.discarded(ONE, 2, 4)
     assert coverage.is_discarded(ONE, 3)
@@ -137,13 +137,13 @@ def test_a_discarded_chunk_that_differs_is_no_difference_until_it_was_proven():
 
 
 def test_a_doubt_leaves_the_points_from_before_the_last_proof_alone(tmp_path):
-    coverage = Coverage(tmp_path / "proven.json")
+    coverage = ProofCoverage(tmp_path / "proven.json")
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(4), at(1, 5))
     coverage.doubt(ONE, 0, 6, "a heal")
     coverage.suspect(ONE, 2, NOW)
     coverage.save()
-    for known in (coverage, Coverage(tmp_path / "proven.json")):
+    for known in (coverage, ProofCoverage(tmp_path / "proven.json")):
         known.fit({ONE: 10})
         assert [known.last(ONE, chunk) for chunk in (2, 4)] == [Position(Epoch(1), SequenceNumber(5)), None]
         assert (known.cause(ONE, 2), known.standing(0, NOW)[ONE].proven) == ("a heal", 0)
@@ -157,7 +157,7 @@ def test_a_doubt_leaves_the_points_from_before_the_last_proof_alone(tmp_path):
 
 def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path):
     path = tmp_path / "proven.json"
-    coverage = Coverage(path)
+    coverage = ProofCoverage(path)
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(8), at(1, 5))
     coverage.doubt(ONE, 0, 2, "a heal")
@@ -165,7 +165,7 @@ def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path)
     coverage.differs(ONE, 7, told=True)
     coverage.save()
     assert path.stat().st_mode & 0o777 == 0o600
-    again = Coverage(path)
+    again = ProofCoverage(path)
     again.fit({ONE: 10})
     assert again.standing(0, NOW) == coverage.standing(0, NOW)
     assert again.next(99, NOW) == coverage.next(99, NOW)
@@ -173,11 +173,11 @@ def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path)
     again.fit({ONE: 4})
     assert (again.differing, again.standing(0, NOW)[ONE].proven) == (0, 2)
     path.write_text('{"format": 1, "proven": 3}')
-    assert Coverage(path).differences == 0
+    assert ProofCoverage(path).differences == 0
 
 
 def test_what_is_not_copied_is_not_proven_and_not_counted():
-    coverage = Coverage(None)
+    coverage = ProofCoverage(None)
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(10), at(1))
     coverage.fit({ONE: 10}, {ONE: [(2, 4), (9, 20)]})

@@ -6,7 +6,7 @@ from typing import List
 
 from tests.unit.mobility.doubles import FakeClock
 
-from farshore.mobility.proving.turns import LONGEST_PAUSE, MOST, Turns
+from farshore.mobility.proving.turns import LONGEST_PAUSE, MOST, ProofTurns
 from farshore.model.identifiers import DiskNumber
 
 ONE = DiskNumber(0)
@@ -15,7 +15,7 @@ HOT = [(ONE, 1), (ONE, 2)]
 
 def test_the_pause_after_an_attempt_in_vain_doubles_up_to_a_minute() -> None:
     clock = FakeClock()
-    turns = Turns(clock)
+    turns = ProofTurns(clock)
     pauses: List[float] = []
     for _ in range(9):
         began = clock.monotonic()
@@ -33,7 +33,7 @@ def test_the_pause_after_an_attempt_in_vain_doubles_up_to_a_minute() -> None:
 def test_others_that_are_due_come_between_two_attempts_and_not_before_what_is_new() -> None:
     """Also where so many are tried again that one of them could always be."""
     clock = FakeClock()
-    turns = Turns(clock)
+    turns = ProofTurns(clock)
     assert turns.take(HOT, others=True) == HOT
     turns.end(HOT, HOT)
     clock.move(1)
@@ -53,5 +53,5 @@ def test_others_that_are_due_come_between_two_attempts_and_not_before_what_is_ne
 
 
 def test_a_turn_is_bounded() -> None:
-    turns = Turns(FakeClock())
+    turns = ProofTurns(FakeClock())
     assert len(turns.take([(ONE, chunk) for chunk in range(MOST + 5)], others=True)) == MOST

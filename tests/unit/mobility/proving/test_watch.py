@@ -7,8 +7,8 @@ import pytest
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.layout import RING_RECORD
-from farshore.mobility.proving.coverage import Coverage
-from farshore.mobility.proving.watch import Watch
+from farshore.mobility.proving.coverage import ProofCoverage
+from farshore.mobility.proving.watch import ChunkWatch
 from farshore.model.identifiers import DiskNumber
 
 ONE = DiskNumber(0)
@@ -35,7 +35,7 @@ def records(*rows: tuple[int, int, RecordKind], disk: int = 0) -> np.ndarray:
 )
 @pytest.mark.parametrize("kind", [RecordKind.WRITE, RecordKind.ZERO, RecordKind.DISCARD, RecordKind.FLUSH])
 def test_a_record_touches_its_chunks(sector, length, touched, kind):
-    watch = Watch()
+    watch = ChunkWatch()
     watch.begin({ONE: CHUNKS, DiskNumber(1): CHUNKS})
     watch.note(records((sector, length, kind)))
     seen = CHUNKS[~watch.untouched(ONE)].tolist()
@@ -46,7 +46,7 @@ def test_a_record_touches_its_chunks(sector, length, touched, kind):
 
 
 def test_discards_are_noted_also_while_nothing_is_proven():
-    watch = Watch()
+    watch = ChunkWatch()
     watch.note(records((0, 65536, RecordKind.DISCARD), (128, 65536, RecordKind.DISCARD), (1280, 512, RecordKind.WRITE)))
     watch.note(records((64, 512, RecordKind.DISCARD), disk=1))
     assert watch.discarded() == [(0, 0, 2), (1, 0, 1)]
@@ -60,7 +60,7 @@ def timed(time: int, *rows: tuple[int, int, RecordKind]) -> np.ndarray:
 
 
 def test_a_followed_chunk_tells_which_blocks_were_written_anew():
-    watch = Watch()
+    watch = ChunkWatch()
     watch.follow([(ONE, 2), (ONE, 3), (DiskNumber(1), 2)])
     watch.note(timed(5, (2 * 128 + 120, 4096, RecordKind.WRITE), (0, 512, RecordKind.WRITE)))
     assert watch.written(ONE, 2) == [0] * 15 + [5]
@@ -75,7 +75,7 @@ def test_a_followed_chunk_tells_which_blocks_were_written_anew():
 
 
 def test_a_block_is_written_to_be_it_in_part():
-    watch = Watch()
+    watch = ChunkWatch()
     watch.follow([(ONE, 2)])
     watch.note(timed(5, (2 * 128 + 9, 512, RecordKind.WRITE)))
     assert watch.written(ONE, 2) == [0, 5] + [0] * 14
@@ -85,7 +85,7 @@ def test_a_block_is_written_to_be_it_in_part():
 
 def test_no_discard_is_forgotten_however_many_there_are():
     """What lies between may count as discarded, too: that is not known then."""
-    watch, coverage = Watch(), Coverage(None)
+    watch, coverage = ChunkWatch(), ProofCoverage(None)
     coverage.fit({ONE: 100_000})
     made = np.zeros(21_000, RING_RECORD)
     made["sector"], made["length"], made["kind"] = np.arange(21_000) * 3 * 128, 4096, RecordKind.DISCARD
