@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.file_site import FileSite, Fuse
+from tests.file_site import FileExports, FileSite, Fuse
 from tests.scenarios.recovery import drill
 from tests.unit.vault.synthetic import MACHINE
 from tests.waiting import until
