@@ -124,7 +124,7 @@ def test_poison_that_an_older_release_acknowledged_stops_nobody_and_is_told(tmp_
             _until(lambda agent=agent: _stored(rig, agent) == 4, "the writes around a bad point are not stored")
         machines = {agent.machine for agent in bad.values()}
         _until(lambda: {one.machine for one in rig.control.last.stuck} == machines, "it is not reported")
-        assert all("point at 1:4 is left out" in one.trouble for one in rig.control.last.stuck)
+        assert all("point at 1:4 is omitted" in one.trouble for one in rig.control.last.stuck)
         assert not rig.control.last.store_trouble
         for agent in bad.values():
             agent.next = 5
