@@ -254,7 +254,7 @@ def test_what_is_not_the_disk_is_refused(blobs: Blobs) -> None:
         PageBlob(lambda: blobs.grant(smaller), SIZE, IDENTITY)
     with pytest.raises(NotFound):
         PageBlob(lambda: blobs.grant("gone"), SIZE, IDENTITY)
-    with pytest.raises(Refused, match="not return an address"):
+    with pytest.raises(Refused, match="did not return an address"):
         PageBlob(lambda: "nonsense", SIZE, IDENTITY)
 
 

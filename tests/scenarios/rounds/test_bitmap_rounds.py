@@ -96,7 +96,7 @@ def test_the_mode_and_its_rpo_are_told(protected: Protected) -> None:
     assert EVERY <= shown.points_every < 60
     until(lambda: "capture mode" in protected.findings(), "what the agent found when it looked around")
     found = protected.findings()["capture mode"]
-    assert (found.severity, "was asked for" in found.message) == (CheckSeverity.WARNING, True)
+    assert (found.severity, "was requested" in found.message) == (CheckSeverity.WARNING, True)
     assert protected.findings()["privileges"].severity is CheckSeverity.OK
     until(lambda: len(protected.points()) >= 3, "points without having been asked for")
     assert {kind for _, kind in protected.points()} == {PointKind.FILE_SYSTEM_CONSISTENT.value}

@@ -145,7 +145,7 @@ def test_only_who_requires_it_has_it_cut_off(world: World, server: Server, tools
     wanted(world, "require")
     assert switch_off(world.context, FAILOVER)
     assert (server.asked[-1], server.off) == ("power off", True)
-    assert "powered off" in evidence(world)
+    assert "was powered off" in evidence(world)
 
 
 @pytest.mark.parametrize("how", ["try", "require"])

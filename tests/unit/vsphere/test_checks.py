@@ -70,7 +70,7 @@ def test_a_fact_brings_its_finding(facts: dict[str, Any], severity: CheckSeverit
         ({"backing": DiskBacking.RDM_VIRTUAL}, WARNING, "virtual mode"),
         ({"backing": DiskBacking.OTHER}, WARNING, "unknown kind"),
         ({"mode": "independent_persistent"}, WARNING, "independent"),
-        ({"mode": "independent_nonpersistent"}, WARNING, "discards"),
+        ({"mode": "independent_nonpersistent"}, WARNING, "discards writes"),
     ],
 )
 def test_a_disk_brings_its_finding(values: dict[str, Any], severity: CheckSeverity, words: str) -> None:
