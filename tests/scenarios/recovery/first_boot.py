@@ -49,9 +49,11 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(folder: Path, user_data: str, runs_in: Sequence[str], shared: Sequence[Path]) -> Iterator[Booted]:
+def booted(
+    folder: Path, user_data: str, runs_in: Sequence[str], shared: Sequence[Path], **variables: str
+) -> Iterator[Booted]:
     """Boot it once. ``runs_in``: what to put before a command so that it runs in its network; ``shared``: folders of
-    this host that it sees and writes to. Everything of it ends with the context."""
+    this host that it sees and writes to; ``variables``: of its environment. Everything of it ends with the context."""
     upper, log = folder / "layer", folder / "console.log"
     folder.mkdir()
     upper.mkdir()
@@ -75,7 +77,7 @@ def booted(folder: Path, user_data: str, runs_in: Sequence[str], shared: Sequenc
         rm root/run/user-data
         sleep infinity
     """).format(folder=shlex.quote(str(folder)), binds=binds)
-    environment = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    environment = {name: value for name, value in os.environ.items() if name.startswith("PIP_")} | variables
     environment["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     command = [*runs_in, "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     with log.open("wb") as output:

@@ -32,10 +32,12 @@ MIB = 1 << 20
 
 
 def requirement(folder: Path) -> str:
-    """Our wheel, as pip is told of it: with its digest."""
+    """Our wheel, as pip is told of it: with its digest. What it needs is downloaded beside it."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("farshore-*.whl")
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder), f"{wheel}[server]"]
+    subprocess.run(download, check=True, capture_output=True)  # the machine's network leads to no index
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     return f"farshore[server] @ file://{wheel}#sha256={digest}"
 
@@ -133,9 +135,8 @@ def test_a_machine_replicates_through_the_server_that_its_user_data_makes(tmp_pa
         rig.start_agent(recovered.program)
 
         job: dict[str, object] = {}
-        asking = threading.Thread(target=lambda: job.update(reprotected(rig, failover)))
+        asking = threading.Thread(target=lambda: job.update(reprotected(rig, failover)), daemon=True)
         asking.start()
-        undo.callback(asking.join)
         text = user_data(served, failover)
         assert "AZURE" not in text
         (url,) = [line for line in text.splitlines() if "url = " in line]
@@ -144,11 +145,12 @@ def test_a_machine_replicates_through_the_server_that_its_user_data_makes(tmp_pa
         run(f"{' '.join(space)} ip address add {address}/32 dev wire")
         run(f"ip route add {address}/32 dev {hosts._wire}")
         shared = [rig.home.resolve(), tmp_path / "wheel"]
-        with booted(tmp_path / "machine", text, space, shared) as server:
+        with booted(tmp_path / "machine", text, space, shared, PIP_FIND_LINKS=str(tmp_path / "wheel")) as server:
+            until(lambda: "runcmd ended" in server.said(), "the end of its first boot", pause=1.0, seconds=1500)
+            assert "runcmd ended with 0" in server.said(), server.said()[-3000:]
             asking.join(2400)
             assert job.get("status") == 0, told(job, server)
             made = f"cloud-{failover[:8]}"
-            assert "runcmd ended with 0" in server.said(), told(job, server)
             assert not (server.root / "run/farshore-token").exists()
             shown = operator.server(made)
             assert shown["temporary_for"] == failover
