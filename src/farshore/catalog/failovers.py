@@ -53,6 +53,13 @@ def kept_up(tx: Transaction) -> list[FailoverRow]:
     return [row for row in in_states(tx, UP) if not has_come_home(row)]
 
 
+def kept_off(tx: Transaction, site: str) -> set[str]:
+    """Return the failovers whose machines, at this site, were stopped by a user or to be replaced."""
+    found = [row for row in in_states(tx, UP | {FailoverState.SUPERSEDED}) if row.site == site]
+    replaced = FailoverState.SUPERSEDED.value
+    return {row.id for row in found if not has_come_home(row) and (row.stopped or row.state == replaced)}
+
+
 def has_come_home(row: FailoverRow) -> bool:
     """Return whether the failover's machine has come home permanently, and is no longer a recovered machine."""
     return row.direction == Direction.HOME.value and row.state == FailoverState.COMMITTED.value

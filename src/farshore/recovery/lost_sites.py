@@ -1,20 +1,20 @@
 """A recovery site that is lost, and one that is back: the word of an operator, and what it takes back.
 
 Nobody can ask a site that is gone whether a machine still runs there, and a machine must never run twice. So bringing
-it up elsewhere waits for the site, until an operator declares the site lost. Once it is back, what was given up there
-is removed before anything else happens at it.
+it up elsewhere waits for the site, until an operator declares the site lost. Once it is back, what counts as stopped
+there is stopped, and what was given up is removed, before anything else happens at it.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from dbos import DBOS
 
 from farshore.api_types.events import Severity
-from farshore.catalog import events, sites
+from farshore.catalog import events, failovers, sites
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import SiteRow
 from farshore.durable.jobs import JobDefinition, Request, Result
@@ -26,6 +26,7 @@ from farshore.sites.port import Examined, FailoverId, RecoverySite
 
 SITE_FOUND = "site-found"
 REMOVE = "remove what was left there"
+_GRACE_SECONDS = 20.0
 
 
 def opened(catalog: Catalog, site: str, open_row: Callable[[SiteRow], RecoverySite]) -> RecoverySite:
@@ -81,19 +82,24 @@ def site_found_job(context: RecoveryContext) -> JobDefinition:
 
 
 def take_back(context: RecoveryContext, site: str, actor: str) -> list[str]:
-    """Remove what counts as removed at a lost site, then use the site again; the failovers that were removed. Raises as
-    the site does: then it stays lost."""
+    """Stop what counts as stopped at a lost site, and remove what counts as removed, then use the site again; the
+    failovers that were removed. Raises as the site does: then it stays lost."""
     removed: list[str] = []
+    stopped: set[str] = set()
     while isinstance(opened := context.site(site), LostSite):
         itself = opened.itself()
         # One that does not answer is not back, even if nothing was left there.
         itself.examine() if isinstance(itself, Examined) else itself.present()
         with context.catalog.reading() as tx:
             left = [one for one in sites.get(tx, site).left if one not in removed]
+            off = failovers.kept_off(tx, site) - stopped - {*left, *removed}
+        for failover in sorted(off):
+            itself.stop(failover_id(failover), grace=_GRACE_SECONDS)
+        stopped |= off
         for failover in left:
             _remove(context, itself, failover)
         removed += left
-        _note_found(context, site, actor, removed)
+        _note_found(context, site, actor, removed, stopped)
     return removed
 
 
@@ -105,11 +111,13 @@ def _remove(context: RecoveryContext, site: RecoverySite, failover: str) -> None
         shutil.rmtree(folder)
 
 
-def _note_found(context: RecoveryContext, site: str, actor: str, removed: Sequence[str]) -> None:
+def _note_found(
+    context: RecoveryContext, site: str, actor: str, removed: Sequence[str], stopped: Collection[str]
+) -> None:
     with context.catalog.writing() as tx:
         row = sites.get(tx, site)
-        if set(row.left) - set(removed):
-            return  # a job gave up another one meanwhile
+        if set(row.left) - set(removed) or failovers.kept_off(tx, site) - {*stopped, *removed}:
+            return  # a job gave up, or replaces, another one meanwhile
         row.lost, row.left = 0, []
         events.record(
             tx,

@@ -123,6 +123,44 @@ def test_what_is_given_up_while_it_is_taken_back_is_removed_too(world: LostWorld
         site.destroy(FailoverId(FAILOVER))  # of a job that had opened it before: its next try asks the site itself
 
 
+@pytest.mark.parametrize("values", [{"state": "superseded"}, {"state": "running", "stopped": True}])
+def test_what_counts_as_stopped_is_stopped_before_it_counts_as_back(
+    world: LostWorld, values: dict[str, object]
+) -> None:
+    world.change(**values)
+    world.declare().stop(FailoverId(FAILOVER), grace=0)  # it may run all the same
+    world.silent.back = True
+    stopped: list[tuple[str, bool]] = []
+
+    def stop(failover: FailoverId, *, grace: float) -> None:
+        stopped.append((failover, bool(world.row().lost)))
+
+    world.silent.stop = stop  # type: ignore[method-assign]
+    take_back(world.context, "files", "user/eve")
+    assert stopped == [(FAILOVER, True)]
+    assert not world.row().lost
+
+
+def test_what_is_replaced_while_it_is_taken_back_is_stopped_too(world: LostWorld) -> None:
+    world.change(state="running")
+    world.declare().destroy(FailoverId(OTHER))
+    world.silent.back = True
+    stopped: list[str] = []
+    world.silent.destroy = lambda _: world.change(state="superseded")  # type: ignore[method-assign]
+    world.silent.stop = lambda failover, *, grace: stopped.append(failover)  # type: ignore[method-assign]
+    assert take_back(world.context, "files", "user/eve") == [OTHER]
+    assert stopped == [FAILOVER]
+
+
+def test_a_machine_that_should_run_there_is_left_running(world: LostWorld) -> None:
+    world.change(state="running")
+    world.declare()
+    world.silent.back = True
+    world.silent.stop = lambda failover, *, grace: pytest.fail(failover)  # type: ignore[method-assign]
+    take_back(world.context, "files", "user/eve")
+    assert not world.row().lost
+
+
 def test_a_site_where_nothing_was_left_must_answer_too(world: LostWorld) -> None:
     world.declare()
     with pytest.raises(TryLater):
