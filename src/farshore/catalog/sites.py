@@ -51,6 +51,11 @@ def remove(tx: Transaction, row: SiteRow) -> None:
             remedy="List them with `farshore failover list`, and remove them with `farshore failover "
             "cleanup` or `farshore failover delete`.",
         )
+    if row.left:
+        raise WrongState(
+            f"{row.id} was declared lost, and {len(row.left)} machines that were given up there may still run.",
+            remedy=f"When it is back, have them removed: farshore site found {row.id}",
+        )
     tx.delete(row)
 
 

@@ -168,6 +168,17 @@ def test_a_site_where_nothing_was_left_must_answer_too(world: LostWorld) -> None
     assert world.row().lost
 
 
+def test_one_where_something_was_left_is_not_forgotten(world: LostWorld) -> None:
+    world.change(state="cleaned-up")
+    world.declare().destroy(FailoverId(FAILOVER))
+    with world.catalog.writing() as tx, pytest.raises(WrongState, match="may still run"):
+        sites.remove(tx, sites.get(tx, "files"))
+    world.silent.back = True
+    take_back(world.context, "files", "user/eve")
+    with world.catalog.writing() as tx:
+        sites.remove(tx, sites.get(tx, "files"))
+
+
 def test_only_a_lost_one_is_found(world: LostWorld) -> None:
     with world.catalog.reading() as tx, pytest.raises(WrongState, match="not declared lost"):
         lost_sites.check_lost(tx, "files")
