@@ -26,6 +26,18 @@ def get(tx: Transaction, server: str) -> ProcessServerRow:
     return row
 
 
+def get_lasting(tx: Transaction, server: str) -> ProcessServerRow:
+    """Return one process server that an operator may choose for something, by its id or name. Raises NotFound,
+    WrongState for one that was made for a single machine."""
+    row = get(tx, server)
+    if row.temporary:
+        raise WrongState(
+            f"{row.name} is a temporary process server: it was made for one recovered machine and goes with it.",
+            remedy="Choose another: farshore process-server list",
+        )
+    return row
+
+
 def find(tx: Transaction, server: str) -> ProcessServerRow | None:
     """Return one process server by its id, if it is known."""
     return tx.get(ProcessServerRow, server)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.unit.configuration_server.offices import Answer, Office
-from tests.unit.protection.catalogs import NOW, SERVER, add_server
+from tests.unit.protection.catalogs import MACHINE, NOW, SERVER, add_machine, add_server
 from tests.waiting import until
 
 from farshore.api_types.users import Role
@@ -158,3 +158,26 @@ def test_a_host_without_a_name_is_refused(office: Office, host: str) -> None:
     assert (refused.status, refused.code) == (400, "malformed")
     assert refused.body["detail"].startswith("host:")
     assert office.jobs.started == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/machines", {"host": "10.0.0.5", "password": "x", "through": OTHER}),
+        (
+            "POST",
+            "/v1/vmware",
+            {"name": "v", "host": "v", "user": "u", "password": "x", "fingerprint": "AB" * 32, "through": OTHER},
+        ),
+        ("PUT", f"/v1/machines/{MACHINE}/protection", {"process_server": OTHER}),
+    ],
+)
+def test_one_that_was_made_for_a_single_machine_is_given_nothing_else(
+    office: Office, method: str, path: str, body: dict[str, object]
+) -> None:
+    with office.services.catalog.writing() as tx:
+        process_servers.get(tx, OTHER).temporary = {"failover": "f", "site": "cloud"}
+        add_machine(tx)
+    answer = office.call(method, path, body, office.user("eve", Role.CONTRIBUTOR))
+    assert (answer.status, answer.code) == (409, "wrong-state"), answer.body
+    assert "temporary process server" in str(answer.body)

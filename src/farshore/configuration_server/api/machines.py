@@ -152,7 +152,7 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
             _check_guest(tx, request, request.vmware)
             by = f" by VMware server {request.vmware.server}"
         if request.through:
-            server = process_servers.get(tx, request.through)
+            server = process_servers.get_lasting(tx, request.through)
             check_present(server, now)
             asked["through"], through, by = server.id, server.name, f" by process server {server.name}"
         secret, login = seal_login(tx, installation, user, request, through)
@@ -266,13 +266,20 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
         if request.proof_pace is not None:
             row.proof_pace = request.proof_pace
         if request.process_server is not None:
-            chosen = process_servers.get(tx, request.process_server).id if request.process_server else ""
-            row.chosen_server = chosen
+            row.chosen_server = _chosen_server(tx, row, request.process_server)
         row.protect = True
         details = changed(before, fields_of(row, PROTECTION))
         said = f" Changed: {in_words(details)}." if details else ""
         _tell(tx, installation, user, row, "machine.protect", f"Protection of {row.name} was requested.{said}", details)
         return _view(tx, row, installation)
+
+
+def _chosen_server(tx: Transaction, row: MachineRow, wanted: str) -> str:
+    """Return its id. Raises NotFound, WrongState for a temporary one, unless it is the machine's own."""
+    if not wanted:
+        return ""
+    found = process_servers.get(tx, wanted)
+    return found.id if found.id == row.chosen_server else process_servers.get_lasting(tx, wanted).id
 
 
 @router.delete("/{machine}/protection", status_code=204)

@@ -58,7 +58,7 @@ def add_vmware_server(request: VmwareServerRequest, user: Contributor, installat
     problems."""
     with installation.catalog.reading() as tx:
         vmware.check_free(tx, request.name)
-        through = process_servers.get(tx, request.through).id if request.through else ""
+        through = process_servers.get_lasting(tx, request.through).id if request.through else ""
     if through:
         certificate, fingerprint, product = "", read_fingerprint(request.fingerprint), ""
     else:
