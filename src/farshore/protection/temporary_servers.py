@@ -70,8 +70,11 @@ def may_enrol_with(tx: Transaction, row: ProcessServerRow, token: str, now: int)
 
 
 def renew_token(tx: Transaction, row: ProcessServerRow, now: int, valid_seconds: int) -> NewToken:
-    """Return the one token with which it may enrol from now on."""
+    """Return the one token with which it may enrol from now on. It is for another machine than before, if there was
+    one: what enrolled before opens nothing any more, and is not taken for the new one."""
+    users.revoke_certificates(tx, server_enrolment.KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)
+    row.registered = row.last_seen = 0
     return server_enrolment.token_for(tx, row, _ACTOR, now, valid_seconds)
 
 
@@ -121,7 +124,9 @@ def turn_away(tx: Transaction, row: ProcessServerRow, now: int) -> None:
 
 
 def forget(tx: Transaction, row: ProcessServerRow, now: int) -> None:
-    """Drop its row; its certificates and tokens open nothing. ``turn_away`` comes first."""
+    """Drop its row; its certificates and tokens open nothing. No machine is left with it, not even one that was sent to
+    it since ``turn_away``, which comes first."""
+    turn_away(tx, row, now)
     server_enrolment.withdraw(tx, row, now)
     name = row.name
     subject = f"{server_enrolment.KIND}/{row.id}"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from tests.file_site import Fuse
-from tests.unit.protection.catalogs import MACHINE, SERVER
+from tests.unit.protection.catalogs import MACHINE, SECOND, SERVER
 from tests.unit.recovery.test_steps import FAILOVER, OTHER, Site, World
 
-from farshore.catalog import epochs, machines, process_servers
-from farshore.catalog.tables import EventRow, ProcessServerRow
+from farshore.catalog import epochs, failovers, machines, process_servers, users
+from farshore.catalog.tables import CertificateRow, EventRow, ProcessServerRow
 from farshore.model.errors import Cancelled, FarshoreError, Refused, TryLater, WrongState
 from farshore.model.states import MachineState
 from farshore.protection import server_enrolment
@@ -173,6 +173,43 @@ def test_a_launch_that_died_is_found_again_and_its_token_is_the_one(away: Away) 
     with away.catalog.writing() as tx, pytest.raises(FarshoreError):
         server_enrolment.enrol(tx, token, away.time.now())
     away.enrol()
+
+
+def test_another_machine_is_awaited_and_not_what_enrolled_before(away: Away) -> None:
+    make_server(away.context, FAILOVER)
+    away.enrol()
+    row = away.server()
+    assert row is not None
+    with away.catalog.writing() as tx:
+        issued = away.time.now()
+        holds = CertificateRow(
+            serial="1", kind="process-server", subject=row.id, issued=issued, expires=issued + SECOND
+        )
+        users.record_certificate(tx, holds)
+    away.cloud.launched.clear()  # and yet something reports with its certificate
+    make_server(away.context, FAILOVER)
+    row = away.server()
+    assert row is not None
+    assert not row.registered
+    with away.catalog.reading() as tx:
+        held = users.certificate(tx, "1")
+    assert held is not None
+    assert held.revoked
+
+
+def test_one_whose_failover_was_deleted_meanwhile_goes_too(away: Away) -> None:
+    make_server(away.context, FAILOVER)
+    with away.catalog.writing() as tx:
+        failovers.delete(tx, failovers.get(tx, FAILOVER))
+    undo_server(away.context, FAILOVER)
+    assert (away.cloud.rooms, away.server()) == (set(), None)
+
+
+def test_a_machine_that_is_sent_to_it_while_it_goes_does_not_stay_with_it(away: Away) -> None:
+    away.used()
+    away.cloud.dismiss = lambda _: grant_stream(away.context, FAILOVER)  # type: ignore[method-assign,assignment]
+    dismiss_server(away.context, FAILOVER, away.cloud)
+    assert (away.server(), away.sends_to()) == (None, (SERVER, ""))
 
 
 def test_nothing_is_made_for_a_machine_that_cannot_be_replicated(away: Away) -> None:

@@ -98,7 +98,8 @@ def undo_server(context: RecoveryContext, failover: str) -> None:
     with context.catalog.reading() as tx:
         server = temporary_servers.of_failover(tx, failover)
         known = temporary(server) if server is not None else None
-    site = site_of(context, failover)
+    # Of a failover that was deleted meanwhile, the server's row still says where.
+    site = context.site(known.site) if known is not None else site_of(context, failover)
     if known is not None and not known.used:
         dismiss_server(context, failover, site)
     elif known is None and isinstance(site, Hosting):
