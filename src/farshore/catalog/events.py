@@ -45,6 +45,7 @@ AUDITED = (
     "machine.same-hardware",
     "process-server.enrolled",
     "process-server.overstepped",
+    "process-server.token-reused",
     "master-target.enrolled",
 )
 

@@ -41,6 +41,12 @@ def spend(tx: Transaction, token: str, now: int) -> TokenRow:
     return row
 
 
+def spent(tx: Transaction, token: str) -> TokenRow | None:
+    """Return a token that was used up already; None for any other."""
+    row = tx.scalar(select(TokenRow).where(TokenRow.digest == digest(token)))
+    return row if row is not None and row.used else None
+
+
 def drop_of_server(tx: Transaction, server: str) -> None:
     """Delete the tokens of a process server that no longer exists."""
     tx.execute(delete(TokenRow).where(TokenRow.process_server == server))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from farshore.api_types.events import Severity
 from farshore.api_types.servers import ServerAddition
 from farshore.catalog import events, machines, process_servers, pushes, secrets, tokens, users
 from farshore.catalog.change_details import Details, changed, fields_of, gone, made
@@ -120,6 +121,24 @@ def enrol(tx: Transaction, token: str, now: int) -> ProcessServerRow:
     users.revoke_certificates(tx, KIND, row.id, now)
     _tell(tx, row, "process-server.enrolled", f"{KIND}/{row.id}", f"Process server {row.name} has enrolled.", now)
     return row
+
+
+def note_reuse(tx: Transaction, token: str, now: int) -> None:
+    """Record that a process server's token was presented again: of two who had it, one is not the server that was
+    invited. Limited in rate."""
+    spent = tokens.spent(tx, token)
+    row = process_servers.find(tx, spent.process_server) if spent is not None and spent.process_server else None
+    if row is not None:
+        events.record_some(
+            tx,
+            time=now,
+            kind="process-server.token-reused",
+            actor=f"{KIND}/{row.id}",
+            subject=f"{KIND}/{row.id}",
+            severity=Severity.ERROR,
+            message=f"The token of process server {row.name} was used again. If its first use was not by this server: "
+            f"farshore process-server revoke {row.name}",
+        )
 
 
 def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, force: bool) -> None:

@@ -54,6 +54,16 @@ def test_a_token_buys_a_certificate_for_the_host_that_the_operator_named(office:
     assert held.get_values_for_type(x509.DNSName) == ["ps2.example.com"]
 
 
+def test_the_second_use_of_a_token_is_told_of(office: Office, admin: Any) -> None:
+    token = invite(office, admin).body["token"]
+    enrol(office, token)
+    assert office.call("GET", "/v1/events?kind=process-server.token-reused", None, admin).body == []
+    assert enrol(office, token).code == "unauthenticated"
+    (told,) = office.call("GET", "/v1/events?kind=process-server.token-reused", None, admin).body
+    assert told["severity"] == "error"
+    assert "farshore process-server revoke second" in told["message"]
+
+
 def test_a_token_is_good_for_what_it_was_made_for(office: Office, admin: Any) -> None:
     for_machine = office.call("POST", "/v1/enrolment-tokens", {}, admin).body["token"]
     assert enrol(office, for_machine).code == "unauthenticated"

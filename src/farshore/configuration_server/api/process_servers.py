@@ -21,6 +21,7 @@ from farshore.configuration_server.web.callers import Contributor, Installation,
 from farshore.configuration_server.web.description import OPEN_TO_ALL
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.bandwidth import check_schedule
+from farshore.model.errors import Unauthenticated
 from farshore.protection import server_enrolment
 
 router = GatedRouter(prefix="/v1/process-servers", tags=["process servers"])
@@ -56,7 +57,11 @@ def enrol_server(request: ServerEnrolmentRequest, installation: Installation) ->
         authority = installation.issuer.bundle
         return ServerEnrolment(process_server=row.id, url=row.url, certificate=signed, authority=authority)
 
-    return installation.catalog.write(enrolled)
+    try:
+        return installation.catalog.write(enrolled)
+    except Unauthenticated:
+        installation.catalog.write(lambda tx: server_enrolment.note_reuse(tx, request.token, installation.clock.now()))
+        raise
 
 
 @router.get("/{server}")
