@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from farshore.catalog import alert_channels, machines, points, records
+from farshore.catalog import alert_channels, machines, points, records, sites
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.records import AUDIT, KINDS
 from farshore.configuration_server import backup_file
@@ -25,6 +25,7 @@ from farshore.vault.records import Record, read_record, record_names, whole
 from farshore.vault.vault import Vault
 
 _CHOICES = frozenset({"policies", "sites", "alert-channels", "push-accounts", "vmware-servers"})
+"""Of a site, whether it is lost is a fact: with what was left there, it goes with the failovers."""
 
 
 @dataclass
@@ -108,6 +109,13 @@ def _forget_what_is_gone(tx: Transaction, facts: Mapping[str, Record]) -> None:
     records.forget_others(tx, "epochs", records.read(tx, "epochs"))
 
 
+def _follow_losses(tx: Transaction, later: Record) -> None:
+    for known in sites.every(tx):
+        for row in later.rows:
+            if row["id"] == known.id:
+                known.lost, known.left = row.get("lost", 0), row.get("left", [])
+
+
 def _put(
     tx: Transaction, kind: str, kept: Kept, fact: Record | None, backup: backup_file.BackupContents, report: Report
 ) -> None:
@@ -119,5 +127,7 @@ def _put(
         known = {records.key_of(kind, row) for row in records.read(tx, kind)}
         added = [row for row in later.rows if records.key_of(kind, row) not in known]
         put(tx, kind, replace(later, rows=added), Report(""))
+        if kind == "sites":
+            _follow_losses(tx, later)
     count = len(records.read(tx, kind))
     report.records.append(RecordReport(kind, count, backup.time, kept.troubles.get(kind, ""), backup=True))

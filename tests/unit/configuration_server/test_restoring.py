@@ -75,7 +75,8 @@ def live_on(site: Site) -> None:
     with catalog.writing() as tx:
         policies.create(tx, ReplicationPolicy(name="later"))
         policies.get(tx, "gold").rpo_threshold = 99
-        tx.get_one(SiteRow, "far").settings = {"memory": 2}
+        far = tx.get_one(SiteRow, "far")
+        far.settings, far.lost, far.left = {"memory": 2}, 4, ["f0"]
         sites.add(tx, SiteRow(id="new", kind="libvirt", created=5))
         machine = machines.get(tx, MACHINE)
         machine.policy, machine.state, machine.name = "later", "committed", "db2"
@@ -113,7 +114,9 @@ def test_facts_come_from_the_vault_and_choices_from_the_backup(
     catalog = second.catalog()
     with catalog.reading() as tx:
         assert policies.get(tx, "gold").rpo_threshold == 33, "a choice: as it was"
-        assert tx.get_one(SiteRow, "far").settings == {"memory": 1}
+        far = tx.get_one(SiteRow, "far")
+        assert far.settings == {"memory": 1}
+        assert (far.lost, far.left) == (4, ["f0"]), "a fact: its machines may run, and were brought up elsewhere"
         assert sites.get(tx, "new").kind == "libvirt", "what was added since is still there"
         machine = machines.get(tx, MACHINE)
         assert (machine.name, machine.policy, machine.state, machine.site) == ("db2", "later", "committed", "new")
