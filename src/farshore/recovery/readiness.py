@@ -32,6 +32,7 @@ from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.room import demand, shown, wanting, wanting_together
 from farshore.recovery.trial import trial_order
+from farshore.sites.lost import LostSite
 from farshore.sites.port import Capacity, Examined, Measured, RecoverySite
 
 NOT_READY = "failover-would-fail"
@@ -141,6 +142,8 @@ class ReadinessWatch:
         """Ask a site for its state, and whether all protected machines whose target it is could come up there at once;
         or only this machine, whatever its target. Raises NotFound, and the error of a site that cannot be used."""
         opened = self._context.site(site)
+        if isinstance(opened, LostSite):
+            raise opened.refusal()
         found = dict(opened.examine()) if isinstance(opened, Examined) else {}
         capacity = opened.capacity() if isinstance(opened, Measured) else Capacity()
         with self._context.catalog.reading() as tx:

@@ -17,6 +17,7 @@ from farshore.model.errors import NotFound, Refused, TryLater, WrongState
 from farshore.recovery import lost_sites
 from farshore.recovery.asking import ask_for
 from farshore.recovery.lost_sites import opened, take_back
+from farshore.recovery.readiness import ReadinessWatch
 from farshore.recovery.upkeep import LOST, Upkeep
 from farshore.sites.lost import LostSite
 from farshore.sites.port import Condition, FailoverId, RecoverySite, Way
@@ -192,6 +193,12 @@ def test_upkeep_leaves_its_machines_alone_and_says_what_to_do(world: LostWorld) 
     (wrong,) = upkeep.conditions
     assert wrong.kind == LOST
     assert "farshore failback run" in wrong.remedy
+
+
+def test_a_check_of_it_does_not_pass(world: LostWorld) -> None:
+    world.declare()
+    with pytest.raises(Refused, match="declared lost"):
+        ReadinessWatch(world.context).check_site("files")
 
 
 def test_uploaded_disks_are_given_up(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import Unsupported
 from farshore.recovery import lost_sites
 from farshore.recovery.lost_sites import SITE_FOUND
+from farshore.sites.lost import LostSite
 from farshore.sites.port import Inspected
 from farshore.sites.registry import check_settings
 
@@ -68,6 +69,8 @@ def inspect_site(site: Named, _user: Operator, installation: Installation) -> Si
     """Examine each thing that a site needs from its provider, and say how to create what is missing. Changes
     nothing."""
     found = installation.recovery.site(site)
+    if isinstance(found, LostSite):
+        raise found.refusal()
     if not isinstance(found, Inspected):
         raise Unsupported(f"{site} needs nothing of a provider.", remedy=f"farshore site check {site}")
     findings = [SiteFinding(**asdict(one)) for one in found.inspect()]
