@@ -79,7 +79,7 @@ func (m *guestFiles) CreateTemporaryDirectoryInGuest(req *types.CreateTemporaryD
 		body.Fault_ = simulator.Fault("", fault)
 		return body
 	}
-	made, err := inGuest("mktemp -d /tmp/" + req.Prefix + "XXXXXXXX").Output()
+	made, err := inGuest("mktemp -d \"${TMPDIR:-/tmp}/" + req.Prefix + "XXXXXXXX\"").Output()
 	if err != nil {
 		body.Fault_ = simulator.Fault("", new(types.GuestPermissionDenied))
 		return body
