@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, FrozenSet, List, Tuple
@@ -145,17 +146,17 @@ def test_the_disks_are_watched_on_after_a_fault_in_their_watch(
     monkeypatch.setattr(worker, "FIRST_PAUSE", 0.0)
     looked, faults = threading.Event(), [ValueError("a line of /proc that nobody expects")]
 
-    def seen(_: Replication) -> FrozenSet[Tuple[str, str]]:
-        if faults:
-            raise faults.pop()
-        return frozenset()
+    class Faulty(WithoutCapture):  # no patch: threads of earlier tests may still watch, and would take the fault
+        def _seen(self) -> FrozenSet[Tuple[str, str]]:
+            if faults:
+                raise faults.pop()
+            return frozenset()
 
-    def look(_: Replication) -> bool:
-        looked.set()
-        return False
+        def _look_after_disks(self) -> bool:
+            looked.set()
+            return False
 
-    monkeypatch.setattr(WithoutCapture, "_seen", seen)
-    monkeypatch.setattr(WithoutCapture, "_look_after_disks", look)
+    monkeypatch.setattr(sys.modules[__name__], "WithoutCapture", Faulty)
     epochs(monkeypatch, tmp_path, [lambda _: looked.wait(PATIENCE)])
     assert looked.is_set(), "what changed while it was down is looked for"
     assert "The watch over disks failed; it begins again." in caplog.text
