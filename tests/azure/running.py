@@ -60,6 +60,7 @@ def azure(folder: Path, environment: Mapping[str, str]) -> Iterator[Served]:
     settings = {
         "subscription": SUBSCRIPTION,
         "resource_group": GROUP,
+        "process_server_package": "farshore[server,azure] @ https://files.example.com/farshore.whl#sha256=00",
         "region": REGION,
         "tenant": TENANT,
         "client": CLIENT,

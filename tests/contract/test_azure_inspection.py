@@ -114,6 +114,9 @@ def test_the_identity_of_process_servers_is_looked_for(place: AzurePlace) -> Non
     assert one.missing
     assert one.remedy.startswith("az identity create --name servers --resource-group recovery")
     assert "process server" not in found(place, process_server="own")
+    unnamed = found(place, process_server_package="")["process server"]
+    assert not unnamed.missing, "a failover does without it"
+    assert "sha256=DIGEST" in unnamed.remedy
     known = place.served.double.known.held
     path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.ManagedIdentity/"
     path += "userAssignedIdentities/servers"

@@ -202,7 +202,10 @@ def test_settings_say_what_it_is(place: AzurePlace, failover: FailoverId) -> Non
     )  # fmt: skip
     assert site.software is not None
     assert site.software.environment == {"AZURE_STORAGE_ACCOUNT_NAME": "farshorevault"}
-    assert site.software.package.startswith("farshore[server,azure]==")
+    assert site.software.package.startswith("farshore[server,azure] @ https://")
+    with pytest.raises(Refused, match="does not name the package"):
+        with_settings(process_server_package="").room(failover)
+    assert server(place, failover) is None
     site.room(failover)
     site.launch(ServerOrder(failover, "first", TEXT))
     made = server(place, failover)

@@ -14,6 +14,7 @@ from farshore.sites.azure import paths
 from farshore.sites.azure.answers import explain
 from farshore.sites.azure.clients import Clients
 from farshore.sites.azure.examining import free_cores, network_of, region_of
+from farshore.sites.azure.process_server import unnamed_package
 from farshore.sites.azure.rights import lacking, needed
 from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.azure.sizes import Size
@@ -35,7 +36,10 @@ def inspect(
     yield _found("sizes", lambda: _sizes(settings, sizes()))
     yield _found("cores", lambda: free_cores(clients, settings))
     yield _found("virtual network", lambda: network_of(clients, settings))
-    if settings.process_server == "temporary":
+    if settings.process_server == "temporary" and not settings.process_server_package:
+        unnamed = unnamed_package()
+        yield Finding("process server", unnamed.message, unnamed.remedy)  # machines come up without it
+    elif settings.process_server == "temporary":
         yield _found("process server", lambda: _process_server(clients, settings))
     if not settings.storage_account:
         yield Finding("storage account", "not named: its retention and the path to it are not looked at", "")

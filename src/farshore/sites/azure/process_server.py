@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from farshore import __version__
 from farshore.model.errors import NotFound, Refused
 from farshore.sites.azure import server_documents as documents
 from farshore.sites.azure.answers import persistently, plain
@@ -30,6 +29,16 @@ Settled = Callable[[str], Any]
 """The machine of this name, once nothing is under way with it; None: there is none."""
 
 
+def unnamed_package() -> Refused:
+    """Return the error for a site whose settings name no package for its servers. There is no default: whoever owns a
+    name on the index that a server's network reaches would be let in beside the vault's identity."""
+    return Refused(
+        "The site does not name the package that its temporary process servers install.",
+        remedy="Add the site with --setting process_server_package='farshore[server,azure] @ "
+        "https://HOST/FILE.whl#sha256=DIGEST', or with --setting process_server=own",
+    )
+
+
 class TemporaryServers:
     """Those of one site. Methods raise AzureError, and what they say. ``settled``: see there."""
 
@@ -45,11 +54,12 @@ class TemporaryServers:
             return None
         account = self._settings.storage_account
         environment = {"AZURE_STORAGE_ACCOUNT_NAME": account} if account else {}
-        package = self._settings.process_server_package or f"farshore[server,azure]=={__version__}"
-        return ServerSoftware(package, environment)
+        return ServerSoftware(self._settings.process_server_package, environment)  # room() refuses an empty one
 
     def room(self, order: RecoveryOrder) -> str:
         """See Hosting."""
+        if not self._settings.process_server_package:
+            raise unnamed_package()
         if order.isolated or not order.networks:
             raise Refused(
                 f"{order.name} is on a network from which nothing leads out.",
