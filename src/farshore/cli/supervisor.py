@@ -326,7 +326,9 @@ def _handle(installation: Installation, pid: int, handles: contextlib.ExitStack)
 
 def _has_ended(handle: int) -> bool:
     """Return whether the process of a pidfd has ended. An ending one drops the lock some time before it is gone."""
-    return bool(select.select([handle], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def main() -> int:

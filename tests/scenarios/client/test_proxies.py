@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -36,24 +36,31 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
 
     def _serve(self, peer: socket.socket) -> None:
+        with contextlib.suppress(OSError), peer:  # a client may leave at any moment
+            self._answer(peer)
+
+    def _answer(self, peer: socket.socket) -> None:
         head = b""
         while not head.endswith(b"\r\n\r\n") and (piece := peer.recv(1)):
             head += piece
         if not head:
-            peer.close()
             return
         self.asked.append(head.decode())
-        with peer, socket.create_connection(("127.0.0.1", self._port)) as server, contextlib.suppress(OSError):
+        with socket.create_connection(("127.0.0.1", self._port)) as server:
             if not head.startswith(b"CONNECT "):
                 self._forward(head, peer, server)
                 return
             peer.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            while True:
-                for one in select.select([peer, server], [], [])[0]:
-                    data = one.recv(65536)
-                    if not data:
-                        return
-                    (server if one is peer else peer).sendall(data)
+            with selectors.DefaultSelector() as selector:  # select() takes no descriptor beyond 1,023
+                for one, other in ((peer, server), (server, peer)):
+                    selector.register(one, selectors.EVENT_READ, (one, other))
+                while True:
+                    for key, _ in selector.select():
+                        said, hears = key.data
+                        data = said.recv(65536)
+                        if not data:
+                            return
+                        hears.sendall(data)
 
     def _forward(self, head: bytes, peer: socket.socket, server: socket.socket) -> None:
         """One request by its whole URL, and its answer; both connections end with it."""

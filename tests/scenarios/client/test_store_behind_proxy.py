@@ -6,10 +6,10 @@ What the environment says is read when a store is opened, by the library that sp
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import json
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ import pytest
 from cryptography import x509
 from tests.contract.doubles import azurite
 from tests.crash.process_server.faulty_s3 import FaultyStore
-from tests.scenarios.client.test_proxies import Proxy, pass_on
+from tests.scenarios.client.test_proxies import Proxy
 from tests.scenarios.client.test_transport import Authority, pem
 
 from farshore.model.errors import FarshoreError
@@ -77,38 +77,54 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
 
 
 class TlsFront:
-    """Speaks TLS before a port of this host that does not."""
+    """Speaks TLS before a port of this host that does not. In one thread: two must not use a TLS connection at once."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        self._port, self._context = port, context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        serving = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        self._server = asyncio.run_coroutine_threadsafe(serving, self._loop).result(60)
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+    async def _end(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.1)  # connections that were aborted are closed in a later turn of the loop
 
-    def _serve(self, peer: socket.socket) -> None:
-        with (
-            contextlib.suppress(OSError),
-            self._context.wrap_socket(peer, server_side=True) as inside,
-            socket.create_connection(("127.0.0.1", self._port)) as store,
-        ):
-            threading.Thread(target=_answers, args=(store, inside), daemon=True).start()
-            pass_on(inside, store)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
+        self._writers.append(writer)
+        try:
+            answers, store = await asyncio.open_connection("127.0.0.1", self._port)
+            ends.append(store)
+            self._writers.append(store)
+            ways = [asyncio.create_task(_pass_on(*way)) for way in ((reader, store), (answers, writer))]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                with contextlib.suppress(OSError):
+                    end.close()
 
 
-def _answers(store: socket.socket, inside: ssl.SSLSocket) -> None:
-    pass_on(store, inside)
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        inside.shutdown(socket.SHUT_RDWR)
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import select
+import selectors
 import socket
 import threading
 import time
@@ -152,7 +153,10 @@ def test_clients_that_asked_once_make_place_too(served: Served) -> None:
         assert one.read(0, 8) == b"content!"
     assert served.reads()
     # Not the oldest for sure: a busy server notes late that it has answered.
-    ended, _, _ = select.select([one.socket for one in clients], [], [], SECONDS)
+    with selectors.DefaultSelector() as selector:
+        for one in clients:
+            selector.register(one.socket, selectors.EVENT_READ, one.socket)
+        ended = [key.data for key, _ in selector.select(SECONDS)]
     assert [one.recv(1) for one in ended] == [b""]
     for one in clients:
         one.close()

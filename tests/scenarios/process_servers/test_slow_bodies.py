@@ -98,7 +98,9 @@ def test_a_body_that_only_trickles_is_given_up(site: Site, monkeypatch: pytest.M
     monkeypatch.setattr(connection, "SLOWEST", BODY)
     line = site.begin(site.machine())
     sent = 1
-    while not select.select([line], [], [], 0.1)[0]:
+    poller = select.poll()
+    poller.register(line, select.POLLIN)
+    while not poller.poll(100):
         line.sendall(b"x")  # it never pauses for long
         sent += 1
         assert sent < BODY / 100, "it is listened to for ever"

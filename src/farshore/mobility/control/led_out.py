@@ -159,7 +159,9 @@ def _ask(led: socket.socket, host: str, port: int) -> Optional[socket.socket]:
 
 def _spent(led: socket.socket) -> bool:
     """Return whether the other side has closed the connection: it sends nothing before a request."""
-    return bool(select.select([led], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(led, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _asked(peer: socket.socket) -> Optional[Tuple[str, int]]:

@@ -94,7 +94,9 @@ class Freeze:
 
     def _expect(self, word: str, seconds: float) -> None:
         pipe = self._pipe(1)
-        ready, _, _ = select.select([pipe], [], [], seconds)
+        poller = select.poll()  # select() takes no descriptor beyond 1,023
+        poller.register(pipe, select.POLLIN)
+        ready = poller.poll(seconds * 1000)
         answer = os.read(pipe.fileno(), 4096).decode("utf-8", "replace").strip() if ready else "no answer"
         if answer != word:
             raise TryLater(
