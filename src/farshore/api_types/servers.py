@@ -187,8 +187,8 @@ class ReportAnswer(Body):
     """Of the reported streams, those that may not continue: their epoch is closed, or no longer belongs to their
     sender. Accept nothing more for them; what was received remains valid and must still reach the vault."""
     release: List[StreamName] = []
-    """Streams that another process server receives, or will receive: accept nothing more for them, store what there is,
-    then list them in ``released``."""
+    """Streams that move to another process server: accept no more of them, store what was received, then list them in
+    ``released``."""
     bandwidth: List[Rate] = []
     """How fast the store may be written to, from now on and in the next days; empty: no limit."""
     certificates: Dict[str, List[str]] = {}

@@ -34,7 +34,7 @@ class LostDelivery:
         raise self._site.refusal()
 
     def stands(self, folder: Path) -> bool:
-        """They do not."""
+        """Return False."""
         return False
 
     def restore(self, consignment: Consignment) -> None:

@@ -58,7 +58,7 @@ class StoreUse:
     requests to it."""
 
     bandwidth: Bandwidth = field(default_factory=lambda: Bandwidth(SystemClock()))
-    """It is told how fast the store may be written to."""
+    """Keeps the limit on writes to the store, which the configuration server sets."""
     trouble: Callable[[], str] = lambda: ""
     requests: CountedStore | None = None
     check_owner: Callable[[], None] = lambda: None
@@ -68,7 +68,7 @@ class StoreUse:
 
 @dataclass(frozen=True)
 class OrderHandlers:
-    """What is told of the configuration server's orders: the ids of pushes, and the VMware servers to follow."""
+    """Called with the configuration server's orders: the ids of pushes, and the VMware servers to follow."""
 
     pushes: Callable[[Sequence[str]], None] = lambda _pushes: None
     discoveries: Callable[[Sequence[DiscoveryOrder]], None] = lambda _orders: None

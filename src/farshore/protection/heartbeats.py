@@ -31,8 +31,8 @@ follows: they report as often as Desired says by default."""
 def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int, every: float = EVERY) -> Desired:
     """Record an agent's report and return the desired state.
 
-    A run of the agent that holds an older epoch is told to stand by, and nothing is recorded: another run, or another
-    site, has replaced it. The same applies to a run without an epoch, of a machine that a recovery site runs."""
+    If another run of the agent, or another site, has replaced this one, the answer is to stand by, and nothing is
+    recorded. The same applies to a run without an epoch, of a machine that a recovery site runs."""
     if heartbeat.epoch and heartbeat.run != machine.run:
         return Desired(protect=False, standby=True)
     if machine.site and heartbeat.run != machine.run:

@@ -108,7 +108,7 @@ def check_assigned(tx: Transaction, machine: str, server: str) -> None:
 
 
 def send_to(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reason: str, now: int) -> None:
-    """Have the machine's stream go there from now on, without a hand-over."""
+    """Assign the machine's stream to this process server at once, without a hand-over."""
     machine.process_server, machine.moving_to, machine.stream_trouble = target.id, "", ""
     newest = epochs.newest(tx, machine.id)
     if newest is not None and not newest.closed:

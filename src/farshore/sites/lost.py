@@ -44,22 +44,22 @@ class LostSite:
         raise self.refusal()
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
-        """It is not there."""
+        """Return that it is absent."""
         return RecoveredMachine(failover, Condition.ABSENT, detail=f"{self.name} was declared lost")
 
     def stop(self, failover: FailoverId, *, grace: float) -> None:
-        """Do nothing: it does not run."""
+        """Do nothing, because it does not run."""
 
     def destroy(self, failover: FailoverId) -> None:
-        """Note that it is to be removed."""
+        """Record that it must be removed when the site is back."""
         self._note(failover)
 
     def present(self) -> tuple[FailoverId, ...]:
-        """Nothing."""
+        """Return none."""
         return ()
 
     def refusal(self) -> Refused:
-        """For whoever wants a machine to run here."""
+        """Return the error for a request to run a machine here."""
         return Refused(
             f"The recovery site {self.name} was declared lost.",
             remedy=f"Use another site. When it is back: farshore site found {self.name}",

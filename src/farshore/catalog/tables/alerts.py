@@ -50,7 +50,7 @@ class AlertChannelRow(Base):
 
 
 class AlertNoticeRow(Base):
-    """What a channel was told of an alert: that it is there, last at ``sent``, and that it is over."""
+    """An alert that was sent to a channel: when it was last sent (``sent``), and whether its end was sent."""
 
     __tablename__ = "alert_notices"
     channel: Mapped[str] = mapped_column(ForeignKey("alert_channels.name", ondelete="CASCADE"), primary_key=True)

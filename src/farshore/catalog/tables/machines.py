@@ -97,7 +97,7 @@ class MachineRow(Base):
     clock_behind: Mapped[float] = mapped_column(default=0.0)
     """Seconds that its process server adds to its times; 0: the two clocks agree."""
     clock_stepped: Mapped[int] = mapped_column(default=0)
-    """When its clock was set last, by ours; 0: never, or so long ago that no alert tells of it."""
+    """When its clock was last set, by the server's clock; 0: never, or too long ago for an alert."""
     notable: Mapped[bool] = mapped_column(default=True)
     """Whether something may be wrong with it that does not depend on the time; kept by ``_note``."""
 

@@ -1,7 +1,7 @@
 """Compare chunks that a machine hashed at a known position with the vault's, at that position.
 
 The vault is opened as for a restore: neither the journal's digests nor the agent's accounts are trusted. The cost is
-limited, whatever the machines request: one comparison at a time, and each machine is told to pause for so long that all
+limited, whatever the machines request: one comparison at a time, with pauses between them, so that all machines
 together use no more than their share of a processor.
 """
 
