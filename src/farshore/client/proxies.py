@@ -11,6 +11,7 @@ import urllib3
 from urllib3.util import make_headers
 
 from farshore.model.errors import Malformed
+from farshore.model.text import bracketed
 
 
 def proxy_for(url: str) -> Optional[str]:
@@ -36,8 +37,7 @@ def pool_manager(url: str, context: ssl.SSLContext, proxy: Optional[str] = None,
     if proxy is None:
         return urllib3.PoolManager(ssl_context=context, **options)
     parts = urlsplit(proxy)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    address = f"{parts.scheme}://{host}:{proxy_port(proxy)}"
+    address = f"{parts.scheme}://{bracketed(parts.hostname or '')}:{proxy_port(proxy)}"
     headers = None
     if parts.username is not None:
         headers = make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
@@ -52,5 +52,5 @@ def proxy_port(proxy: str) -> int:
 
 def _with_port(host: str, url: str) -> str:
     port = urlsplit(url).port
-    bare = f"[{host}]" if ":" in host else host
+    bare = bracketed(host)
     return f"{bare}:{port}" if port else bare

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from farshore.model.errors import Malformed, NotFound
 from farshore.model.faults import sentence
+from farshore.model.text import bracketed
 
 DEFAULT_HOME = Path("/var/lib/farshore")
 FILE_NAME = "configuration-server.toml"
@@ -75,17 +76,17 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """The URL that machines get."""
-        return f"https://{_bracketed(self.advertise[0])}:{self.port}"
+        return f"https://{bracketed(self.advertise[0])}:{self.port}"
 
     @property
     def local_url(self) -> str:
         """The URL for programs on this host."""
-        return f"https://{_bracketed(self.listen if self._listens_at_one_address else '127.0.0.1')}:{self.port}"
+        return f"https://{bracketed(self.listen if self._listens_at_one_address else '127.0.0.1')}:{self.port}"
 
     @property
     def process_server_url(self) -> str:
         """The URL at which machines reach the process server that ``farshore up`` starts."""
-        return f"https://{_bracketed(self.advertise[0])}:{self.process_server_port}"
+        return f"https://{bracketed(self.advertise[0])}:{self.process_server_port}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -219,7 +220,3 @@ def _write_toml(path: Path, values: dict[str, object]) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_text(f"# Written by `farshore up`, from its options. Restart after a change.\n{text}")
     temporary.replace(path)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

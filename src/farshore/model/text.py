@@ -20,6 +20,11 @@ def enumerated(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def bracketed(host: str) -> str:
+    """Return a host as a URL has it: an IPv6 address in brackets, anything else unchanged."""
+    return f"[{host}]" if ":" in host else host
+
+
 def repeated(names: Sequence[str]) -> Optional[str]:
     """Return the first of them that occurs a second time."""
     return next((name for number, name in enumerate(names) if name in names[:number]), None)

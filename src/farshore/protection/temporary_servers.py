@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from farshore.api_types.servers import ServerAddition
-from farshore.catalog import epochs, events, machines, process_servers, tokens, users
+from farshore.catalog import epochs, events, machines, process_servers, tokens
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow, ProcessServerRow, TokenRow
 from farshore.protection import server_enrolment
@@ -34,9 +34,9 @@ class Temporary:
     cancelled: bool = False
 
 
-def temporary(row: ProcessServerRow) -> Temporary | None:
-    """What is known of it; None: it is no temporary one."""
-    return Temporary(**row.temporary) if row.temporary else None
+def temporary(row: ProcessServerRow | None) -> Temporary | None:
+    """Return what is known of a temporary server; None for any other, and for no server."""
+    return Temporary(**row.temporary) if row is not None and row.temporary else None
 
 
 def of_failover(tx: Transaction, failover: str) -> ProcessServerRow | None:
@@ -47,7 +47,7 @@ def of_failover(tx: Transaction, failover: str) -> ProcessServerRow | None:
 def ensure(
     tx: Transaction, wanted: Temporary, url: str, name: str, now: int, own_names: Sequence[str]
 ) -> ProcessServerRow:
-    """Have a row for it, which enrols at ``url``. Raises what an invitation raises."""
+    """Return the server's row, created if necessary, with ``url`` as its address. Raises as an invitation does."""
     row = of_failover(tx, wanted.failover)
     if row is None:
         request = ServerAddition(url=url, name=name)
@@ -55,16 +55,15 @@ def ensure(
         tokens.drop_of_server(tx, row.id)  # each launch has its own
         row.temporary = asdict(wanted)
     elif row.url != url:  # its card was made anew: the certificate is for another address
-        users.revoke_certificates(tx, server_enrolment.KIND, row.id, now)
-        tokens.drop_of_server(tx, row.id)
-        row.url, row.host_names, row.registered = url, [server_enrolment.host_of(url)], 0
+        _drop_enrolment(tx, row, now)
+        row.url, row.host_names = url, [server_enrolment.host_of(url)]
     row.draining = False
     tx.flush()
     return row
 
 
 def may_enrol_with(tx: Transaction, row: ProcessServerRow, token: str, now: int) -> bool:
-    """Whether a server that was given this token (its id) has enrolled with it, or may."""
+    """Return whether a server with this token (an id) has enrolled with it, or still can."""
     found = tx.get(TokenRow, token)
     return found is not None and found.process_server == row.id and (bool(found.used) or found.expires > now)
 
@@ -72,19 +71,22 @@ def may_enrol_with(tx: Transaction, row: ProcessServerRow, token: str, now: int)
 def renew_token(tx: Transaction, row: ProcessServerRow, now: int, valid_seconds: int) -> NewToken:
     """Return the one token with which it may enrol from now on. It is for another machine than before, if there was
     one: what enrolled before opens nothing any more, and is not taken for the new one."""
-    users.revoke_certificates(tx, server_enrolment.KIND, row.id, now)
-    tokens.drop_of_server(tx, row.id)
-    row.registered = row.last_seen = 0
+    _drop_enrolment(tx, row, now)
     return server_enrolment.token_for(tx, row, _ACTOR, now, valid_seconds)
 
 
+def _drop_enrolment(tx: Transaction, row: ProcessServerRow, now: int) -> None:
+    server_enrolment.withdraw(tx, row, now)
+    row.registered = row.last_seen = 0
+
+
 def cancel(row: ProcessServerRow) -> None:
-    """Have its making end."""
+    """Record that its creation is to end."""
     row.temporary = {**row.temporary, "cancelled": True}
 
 
 def turn_to(tx: Transaction, row: ProcessServerRow, machine: MachineRow, now: int) -> None:
-    """Have the machine send to it. Where its stream is open it is handed over, as by an operator's choice."""
+    """Make the machine send to this server. An open stream is handed over, as after an operator's choice."""
     known = temporary(row)
     assert known is not None
     if not known.used:
@@ -97,7 +99,8 @@ def turn_to(tx: Transaction, row: ProcessServerRow, machine: MachineRow, now: in
 
 
 def successor(tx: Transaction, row: ProcessServerRow, now: int) -> ProcessServerRow | None:
-    """Return where its machine sends once it is gone: where it sent before, while that is well; None: nowhere."""
+    """Return the process server for its machine after it is removed: the former one if that is healthy, else another;
+    None if there is none."""
     known = temporary(row)
     others = [one for one in process_servers.every(tx) if not one.temporary]
     former = next((one for one in others if known is not None and one.id == known.server), None)
@@ -108,7 +111,7 @@ def successor(tx: Transaction, row: ProcessServerRow, now: int) -> ProcessServer
 
 
 def turn_away(tx: Transaction, row: ProcessServerRow, now: int) -> None:
-    """Have its machine send elsewhere, and no other come to it. Repeating it changes nothing."""
+    """Make its machine send to another server, and assign no other machine to it. Repeating it changes nothing."""
     known, target = temporary(row), successor(tx, row, now)
     row.draining = True
     for machine in machines.related_to(tx, row.id):

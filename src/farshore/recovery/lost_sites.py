@@ -7,7 +7,6 @@ there is stopped, and what was given up is removed, before anything else happens
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -21,6 +20,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import USUAL, run_step
 from farshore.model.errors import TryLater, WrongState
 from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.steps.remove import remove_at
 from farshore.sites.lost import LostSite
 from farshore.sites.port import Examined, FailoverId, RecoverySite
 
@@ -82,12 +82,12 @@ def site_found_job(context: RecoveryContext) -> JobDefinition:
 
 
 def take_back(context: RecoveryContext, site: str, actor: str) -> list[str]:
-    """Stop what counts as stopped at a lost site, and remove what counts as removed, then use the site again; the
-    failovers that were removed. Raises as the site does: then it stays lost."""
+    """Stop what counts as stopped at a lost site, remove what counts as removed, then use the site again. Return the
+    removed failovers. Raises as the site does: then it stays lost."""
     removed: list[str] = []
     stopped: set[str] = set()
-    while isinstance(opened := context.site(site), LostSite):
-        itself = opened.itself()
+    while isinstance(lost := context.site(site), LostSite):
+        itself = lost.itself()
         # One that does not answer is not back, even if nothing was left there.
         itself.examine() if isinstance(itself, Examined) else itself.present()
         with context.catalog.reading() as tx:
@@ -97,18 +97,10 @@ def take_back(context: RecoveryContext, site: str, actor: str) -> list[str]:
             itself.stop(failover_id(failover), grace=_GRACE_SECONDS)
         stopped |= off
         for failover in left:
-            _remove(context, itself, failover)
+            remove_at(context, failover, itself)
         removed += left
         _note_found(context, site, actor, removed, stopped)
     return removed
-
-
-def _remove(context: RecoveryContext, site: RecoverySite, failover: str) -> None:
-    site.destroy(failover_id(failover))
-    folder = context.files(failover).folder
-    context.delivery(site).withdraw(folder)
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def _note_found(

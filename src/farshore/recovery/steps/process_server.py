@@ -12,6 +12,7 @@ from farshore.catalog.database import Transaction
 from farshore.catalog.tables import ProcessServerRow
 from farshore.durable.progress import end_progress, report_progress
 from farshore.model.errors import FarshoreError, Refused, WrongState
+from farshore.model.text import bracketed
 from farshore.protection import temporary_servers
 from farshore.protection.assignment import is_healthy
 from farshore.protection.temporary_servers import Temporary, temporary
@@ -26,13 +27,13 @@ _LOOK_SECONDS = 5.0
 
 
 def make_server(context: RecoveryContext, failover: str) -> bool:
-    """Whether the site makes a process server for the failover's machine; it is on its way then. Raises WrongState
-    where the machine cannot be replicated from there, Cancelled, and what the site raises."""
+    """Have the site make a process server for the failover's machine. Return whether it makes one. Raises WrongState if
+    the machine cannot be replicated from there, Cancelled, and what the site raises."""
     site = site_of(context, failover)
     if not isinstance(site, Hosting) or site.software is None:
         return False
     check_reprotectable(context, failover)
-    url = f"https://{_bracketed(site.room(failover_id(failover)))}:{PORT}"
+    url = f"https://{bracketed(site.room(failover_id(failover)))}:{PORT}"
     door = context.enrolment()
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
@@ -58,7 +59,7 @@ def make_server(context: RecoveryContext, failover: str) -> bool:
 
 
 def await_server(context: RecoveryContext, failover: str) -> str:
-    """The server's name, once it takes streams. Raises Refused where it does not come up in time, Cancelled."""
+    """Wait until the server accepts streams, and return its name. Raises Refused if that takes too long, Cancelled."""
     begun = context.clock.monotonic()
     while True:
         with context.catalog.reading() as tx:
@@ -77,8 +78,7 @@ def await_server(context: RecoveryContext, failover: str) -> str:
 
 
 def dismiss_server(context: RecoveryContext, failover: str, site: RecoverySite) -> None:
-    """Leave nothing of the failover's temporary process server, if it has one; its machine sends elsewhere from now
-    on."""
+    """Remove the failover's temporary process server, if it has one. Its machine sends to another from now on."""
     with context.catalog.writing() as tx:
         server = temporary_servers.of_failover(tx, failover)
         if server is None or not isinstance(site, Hosting | LostSite):
@@ -94,10 +94,10 @@ def dismiss_server(context: RecoveryContext, failover: str, site: RecoverySite) 
 
 
 def undo_server(context: RecoveryContext, failover: str) -> None:
-    """After a reprotection that failed: the server goes, unless the machine was sent to it."""
+    """Remove the server after a reprotection that failed, unless the machine already sends to it."""
     with context.catalog.reading() as tx:
         server = temporary_servers.of_failover(tx, failover)
-        known = temporary(server) if server is not None else None
+        known = temporary(server)
     # Of a failover that was deleted meanwhile, the server's row still says where.
     site = context.site(known.site) if known is not None else site_of(context, failover)
     if known is not None and not known.used:
@@ -107,10 +107,10 @@ def undo_server(context: RecoveryContext, failover: str) -> None:
 
 
 def cancel_server(context: RecoveryContext, failover: str) -> None:
-    """Have the job end that makes it. Raises WrongState once the machine was sent to it, or before there is one."""
+    """End the job that makes the server. Raises WrongState if the machine already sends to it, or if there is none."""
     with context.catalog.writing() as tx:
         server = temporary_servers.of_failover(tx, failover)
-        known = temporary(server) if server is not None else None
+        known = temporary(server)
         if server is None or known is None or known.used:
             raise WrongState(
                 "This job cannot be cancelled now: no process server is on its way.",
@@ -120,7 +120,7 @@ def cancel_server(context: RecoveryContext, failover: str) -> None:
 
 
 def _await_stored(context: RecoveryContext, failover: str) -> None:
-    """Give a server that lives the time to store what it has."""
+    """Wait, for a limited time, until a server that still runs has stored its spool."""
     until = context.clock.monotonic() + context.patience.drain
     while context.clock.monotonic() < until:
         with context.catalog.reading() as tx:
@@ -165,7 +165,3 @@ def _late(context: RecoveryContext, failover: str, name: str, trouble: str) -> R
         remedy=f"See that machines on that network reach {door.url}, the package index and the vault's store, "
         "then repeat: farshore failover reprotect",
     )
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

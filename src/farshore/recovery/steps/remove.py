@@ -16,6 +16,7 @@ from farshore.recovery.evidence import add_evidence, drop_screen, keep_screen
 from farshore.recovery.sources import let_go
 from farshore.recovery.standing import give_machine_back, noted_source, rows, site_of, source_end, tell
 from farshore.recovery.steps.process_server import dismiss_server
+from farshore.sites.port import RecoverySite
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
@@ -25,6 +26,11 @@ def remove(context: RecoveryContext, failover: str) -> None:
     keep_screen(context, failover, site, anew=False)
     consoles.keep(context, failover, site)
     dismiss_server(context, failover, site)
+    remove_at(context, failover, site)
+
+
+def remove_at(context: RecoveryContext, failover: str, site: RecoverySite) -> None:
+    """Destroy the failover's machine at the site, then remove its disks and files."""
     site.destroy(failover_id(failover))
     folder = context.files(failover).folder
     context.delivery(site).withdraw(folder)

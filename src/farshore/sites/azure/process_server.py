@@ -84,7 +84,8 @@ class TemporaryServers:
         """See Hosting. ``note``: what takes a long operation up again."""
         found = self._settled(server_name(failover))
         if found is None:  # what Azure has taken may not be shown yet
-            return begun_for(note).removeprefix(_CREATE) if begun_for(note).startswith(_CREATE) else ""
+            begun = begun_for(note)
+            return begun.removeprefix(_CREATE) if begun.startswith(_CREATE) else ""
         if plain(found.properties.provisioning_state) == "Failed":
             return ""
         if not _runs(found):
